@@ -1,0 +1,13 @@
+"""promptclip: few-shot prompt tuning of CLIP as Dassl trainers."""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a checkout, `trainers/` and `datasets/` lie beside this package, at the top level where the
+# field looks for them; a wheel installs them inside it. Either way they are
+# `promptclip.trainers` and `promptclip.datasets`, and the top-level name `datasets` stays
+# Hugging Face's.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "trainers").is_dir() and (_root / "setup.py").is_file():
+    __path__.append(str(_root))
