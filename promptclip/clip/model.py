@@ -1,0 +1,360 @@
+"""A CLIP that cannot be trained, with one place for prompts in each tower.
+
+The loops over blocks are explicit, so that a method says which prompt tokens enter which layer
+and nothing has to be patched. The text tower has two paths with equal results:
+
+* the textbook path pushes all 77 positions of every class through every block;
+* the fast path uses that the tower is causal and read at the end-of-text token only. The tokens
+  that all classes begin with are computed once and every class attends to their keys and values,
+  nothing behind a class's end-of-text token is computed, and in the last block only the token
+  that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from promptclip.clip.config import CLIPConfig
+from promptclip.errors import UserError
+
+if TYPE_CHECKING:
+    from promptclip.prompts import TextTokens
+
+PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+
+
+class Prompter(Protocol):
+    """What a tower asks before each block: which prompt tokens enter here?
+
+    Called with the layer's number (0 is the first) and the tower's own tokens [B, L, D], it
+    returns prompt tokens ([n, D], or [B, n, D] where every image has its own), which replace
+    those of the layer before, or None, which keeps them. In the text tower, the rows returned
+    are those that the slots of the sequences stand for, and `tokens` is None.
+    """
+
+    def __call__(self, layer: int, tokens: Tensor | None) -> Tensor | None: ...
+
+
+class LayerNorm(nn.Module):
+    """Frozen layer normalisation over the last axis, computed in fp32."""
+
+    def __init__(self, weights: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("weight", weights[f"{prefix}.weight"].float())
+        self.register_buffer("bias", weights[f"{prefix}.bias"].float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias).to(self.dtype)
+
+
+class Block(nn.Module):
+    """One frozen pre-norm transformer block, its steps usable on any packing of the tokens."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        prefix: str,
+        heads: int,
+        activation: str,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.heads, self.activation = heads, activation
+        self.ln_1 = LayerNorm(weights, f"{prefix}.ln_1", dtype)
+        self.ln_2 = LayerNorm(weights, f"{prefix}.ln_2", dtype)
+        for name, key in {
+            "in": "attn.in_proj_",
+            "out": "attn.out_proj.",
+            "fc": "mlp.c_fc.",
+            "proj": "mlp.c_proj.",
+        }.items():
+            self.register_buffer(f"{name}_weight", weights[f"{prefix}.{key}weight"].to(dtype))
+            self.register_buffer(f"{name}_bias", weights[f"{prefix}.{key}bias"].to(dtype))
+
+    def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """Parts `first`..`last` of (query, key, value), each [..., heads, L, D / heads]."""
+        width = x.shape[-1]
+        rows = slice(first * width, last * width)
+        parts = F.linear(x, self.in_weight[rows], self.in_bias[rows])
+        parts = parts.unflatten(-1, (last - first, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
+        return parts.unbind(0)
+
+    def queries_keys_values(
+        self, x: Tensor, read: Tensor | slice | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of normalised tokens [..., L, D]; with `read`, queries of those positions only."""
+        if read is None:
+            query, key, value = self._project(x, 0, 3)
+        else:
+            (query,) = self._project(x[..., read, :], 0, 1)
+            key, value = self._project(x, 1, 3)
+        return query, key, value
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual sum of the attention's output [..., heads, L, D / heads], then the MLP."""
+        attended = attended.transpose(-2, -3).flatten(-2)
+        x = x + F.linear(attended, self.out_weight, self.out_bias)
+        hidden = F.linear(self.ln_2(x), self.fc_weight, self.fc_bias)
+        if self.activation == "quick_gelu":
+            # x * sigmoid(1.702 x), in the form that keeps one tensor for the backward pass
+            hidden = F.silu(hidden.mul_(1.702)).div_(1.702)
+        else:
+            hidden = F.gelu(hidden)
+        return x + F.linear(hidden, self.proj_weight, self.proj_bias)
+
+    def forward(
+        self, x: Tensor, *, causal: bool = False, read: Tensor | slice | None = None
+    ) -> Tensor:
+        """[..., L, D] -> [..., L, D], or only the positions `read`."""
+        query, key, value = self.queries_keys_values(self.ln_1(x), read)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self.finish(x if read is None else x[..., read, :], attended)
+
+
+def _blocks(
+    weights: Mapping[str, Tensor],
+    prefix: str,
+    layers: int,
+    heads: int,
+    activation: str,
+    dtype: torch.dtype,
+) -> nn.ModuleList:
+    return nn.ModuleList(
+        Block(weights, f"{prefix}.{i}", heads, activation, dtype) for i in range(layers)
+    )
+
+
+class FrozenCLIP(nn.Module):
+    """CLIP's two towers with frozen weights (all are buffers: no optimiser can see them).
+
+    Args:
+        state_dict: weights under OpenAI's key names.
+        config: the sizes.
+        precision: "fp32"; "fp16" or "bf16": weights and activations in that type; "amp": weights
+            in half precision, residual stream in fp32. Normalisations run in fp32 in all of them.
+        textbook: take the textbook path everywhere (slow; the yardstick of the fast path).
+        visual: an image tower that is no vision transformer ([B, 3, H, W] -> [B, embed_dim]).
+        half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
+    """
+
+    def __init__(
+        self,
+        state_dict: Mapping[str, Tensor],
+        config: CLIPConfig,
+        *,
+        precision: str = "fp32",
+        textbook: bool = False,
+        visual: nn.Module | None = None,
+        half: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.config, self.precision, self.textbook = config, precision, textbook
+        self.dtype = {
+            "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": half
+        }[precision]  # fmt: skip
+        self.residual_dtype = torch.float32 if precision == "amp" else self.dtype
+
+        def keep(name: str, key: str, dtype: torch.dtype) -> None:
+            self.register_buffer(name, state_dict[key].detach().to(dtype))
+
+        self.visual = visual
+        if visual is None:
+            keep("patch_weight", "visual.conv1.weight", self.dtype)
+            keep("class_embedding", "visual.class_embedding", self.residual_dtype)
+            keep("visual_positions", "visual.positional_embedding", self.residual_dtype)
+            keep("visual_projection", "visual.proj", self.dtype)
+            self.ln_pre = LayerNorm(state_dict, "visual.ln_pre", self.residual_dtype)
+            self.ln_post = LayerNorm(state_dict, "visual.ln_post", self.dtype)
+            self.visual_blocks = _blocks(
+                state_dict,
+                "visual.transformer.resblocks",
+                config.visual_layers,
+                config.visual_heads,
+                config.activation,
+                self.dtype,
+            )
+        else:
+            visual.requires_grad_(False).to(self.dtype)
+        keep("token_embedding", "token_embedding.weight", self.residual_dtype)
+        keep("text_positions", "positional_embedding", self.residual_dtype)
+        keep("text_projection", "text_projection", self.dtype)
+        self.ln_final = LayerNorm(state_dict, "ln_final", self.dtype)
+        self.text_blocks = _blocks(
+            state_dict,
+            "transformer.resblocks",
+            config.text_layers,
+            config.text_heads,
+            config.activation,
+            self.dtype,
+        )
+        self.register_buffer("logit_scale", state_dict["logit_scale"].detach().float().exp())
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenCLIP:  # noqa: ARG002 - a frozen model has one mode
+        """Stay in evaluation mode, whatever the model around asks for."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.token_embedding.device
+
+    # ---------------------------------------------------------------- images
+
+    def encode_image(self, image: Tensor, prompter: Prompter | None = None) -> Tensor:
+        """Features [B, embed_dim], not normalised, of normalised pixels [B, 3, H, W].
+
+        Args:
+            image: pictures of `config.image_size` pixels.
+            prompter: prompt tokens by layer, set behind the class and patch tokens. They enter
+                after `ln_pre`, or before it if the prompter has a true `before_norm`.
+
+        Raises:
+            UserError: prompts for an image tower that is no vision transformer.
+        """
+        if self.visual is not None:
+            if prompter is not None:
+                raise UserError(
+                    "this method puts prompts into a vision transformer, but the image tower of "
+                    "this CLIP is a ResNet; take a ViT backbone, or a method that leaves the "
+                    "image tower alone (ZeroshotCLIP, CoOp)"
+                )
+            features: Tensor = self.visual(image.to(self.dtype))
+            return features
+        patches = F.conv2d(image.to(self.dtype), self.patch_weight, stride=self.config.patch_size)
+        patches = patches.flatten(2).transpose(1, 2)
+        if patches.shape[1] + 1 != len(self.visual_positions):
+            raise UserError(
+                f"this CLIP takes pictures of {self.config.image_size} pixels "
+                f"({len(self.visual_positions) - 1} patches), got {tuple(image.shape[-2:])} "
+                f"({patches.shape[1]} patches); set INPUT.SIZE"
+            )
+        first = self.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([first, patches.to(self.residual_dtype)], 1) + self.visual_positions
+        own = x.shape[1]
+        before_norm = getattr(prompter, "before_norm", False)
+        if prompter is not None and before_norm:
+            x = self._append(x, prompter(0, x))
+        x = self.ln_pre(x)
+        last = len(self.visual_blocks) - 1
+        for layer, block in enumerate(self.visual_blocks):
+            if prompter is not None and not (layer == 0 and before_norm):
+                tokens = prompter(layer, x[:, :own])
+                if tokens is not None:
+                    x = self._append(x[:, :own], tokens)
+            only_class_token = layer == last and not self.textbook
+            x = block(x, read=slice(0, 1) if only_class_token else None)
+        return F.linear(self.ln_post(x[:, 0]), self.visual_projection.T)
+
+    def _append(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+        if tokens is None:
+            return x
+        return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], 1)
+
+    # ------------------------------------------------------------------ text
+
+    def encode_text(
+        self, prompts: TextTokens | Tensor, prompter: Prompter | None = None
+    ) -> Tensor:
+        """Features, not normalised, of one prompt per class.
+
+        Args:
+            prompts: the classes' token sequences, or token numbers [C, 77].
+            prompter: the learned vectors that the sequences' slots stand for: `prompter(0, None)`
+                gives [M, D], or [B, M, D] for prompts of each image; further layers may replace
+                them.
+
+        Returns:
+            [C, embed_dim], or [B, C, embed_dim] for prompts of each image.
+        """
+        from promptclip.prompts import TextTokens  # it needs this module's classes, too
+
+        if isinstance(prompts, Tensor):
+            prompts = TextTokens.from_numbers(self, prompts)
+        encode = self._encode_text_textbook if self.textbook else self._encode_text_fast
+        return F.linear(self.ln_final(encode(prompts, prompter)), self.text_projection.T)
+
+    def _encode_text_textbook(self, prompts: TextTokens, prompter: Prompter | None) -> Tensor:
+        rows = prompts.full
+        learned = None if prompter is None else prompter(0, None)
+        x = rows.embed(learned) + self.text_positions.repeat(prompts.n_classes, 1)
+        for layer, block in enumerate(self.text_blocks):
+            if layer and prompter is not None:
+                x = rows.replace(x, prompter(layer, None))
+            x = x.unflatten(-2, (prompts.n_classes, -1))
+            x = block(x, causal=True).flatten(-3, -2)
+        return x[..., prompts.full_ends, :]
+
+    def _encode_text_fast(self, prompts: TextTokens, prompter: Prompter | None) -> Tensor:
+        learned = None if prompter is None else prompter(0, None)
+        prefix = prompts.prefix.embed(learned) + self.text_positions[prompts.prefix_positions]
+        suffix = prompts.suffix.embed(learned) + self.text_positions[prompts.suffix_positions]
+        last = len(self.text_blocks) - 1
+        for layer, block in enumerate(self.text_blocks):
+            if layer and prompter is not None:
+                deep = prompter(layer, None)
+                prefix = prompts.prefix.replace(prefix, deep)
+                suffix = prompts.suffix.replace(suffix, deep)
+            read = prompts.suffix_ends if layer == last else None
+            shared = block.queries_keys_values(block.ln_1(prefix))
+            suffix = _suffix_block(block, suffix, shared[1], shared[2], prompts.groups, read)
+            if layer < last:
+                attended = F.scaled_dot_product_attention(*shared, is_causal=True)
+                prefix = block.finish(prefix, attended)
+        return suffix[..., prompts.in_class_order, :]
+
+
+def _suffix_block(
+    block: Block,
+    x: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    groups: list[tuple[int, int]],
+    read: Tensor | None,
+) -> Tensor:
+    """One block over every class's own tokens, which attend to the shared prefix and themselves.
+
+    Args:
+        block: the block.
+        x: own tokens of all classes one after the other, [T, D] or [B, T, D].
+        prefix_key: keys of the shared tokens, [heads, P, d] or [B, heads, P, d].
+        prefix_value: their values, likewise.
+        groups: (classes, tokens of each) of the runs of classes with equally many tokens.
+        read: positions to compute, the last of each class; all if None.
+
+    Returns:
+        [..., T, D], or [..., C, D] with `read`.
+    """
+    query, key, value = block.queries_keys_values(block.ln_1(x), read)
+    query = query * query.shape[-1] ** -0.5
+    to_prefix = query @ prefix_key.transpose(-1, -2)
+    batch = to_prefix.shape[:-2]  # prompts of each image differ from the prefix on, [B, heads]
+    weights, own = [], []
+    token = row = 0
+    for classes, length in groups:
+        rows = 1 if read is not None else length
+        mine = slice(token, token + classes * length)
+        asked = slice(row, row + classes * rows)
+        keys = key[..., mine, :].unflatten(-2, (classes, length))
+        scores = query[..., asked, :].unflatten(-2, (classes, rows)) @ keys.transpose(-1, -2)
+        if read is None:
+            later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        scores = scores.expand(*batch, *scores.shape[-3:])
+        ahead = to_prefix[..., asked, :].unflatten(-2, (classes, rows))
+        weight = torch.cat([ahead, scores], -1).softmax(-1)
+        shared = prefix_key.shape[-2]
+        values = value[..., mine, :].unflatten(-2, (classes, length))
+        own.append((weight[..., shared:] @ values).flatten(-3, -2))
+        weights.append(weight[..., :shared].flatten(-3, -2))
+        token, row = mine.stop, asked.stop
+    attended = torch.cat(weights, -2) @ prefix_value + torch.cat(own, -2)
+    return block.finish(x if read is None else x[..., read, :], attended)

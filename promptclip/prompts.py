@@ -1,0 +1,211 @@
+"""Where learned vectors stand in the text, and which tokens are put into the image tower."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from promptclip.clip.model import FrozenCLIP
+from promptclip.clip.tokenizer import tokenize
+from promptclip.errors import UserError
+
+log = logging.getLogger(__name__)
+
+POSITIONS = ("end", "middle", "front")
+
+
+class Rows(nn.Module):
+    """Token vectors by number, where the numbers behind the vocabulary are learned vectors.
+
+    Number `vocab_size + m` stands for row m of what a prompter returns. Only the words that occur
+    are kept, so a model with 49,408 words costs no more than one with 100.
+    """
+
+    fixed: Tensor
+    index: Tensor
+    slots: Tensor
+    numbers: Tensor
+
+    def __init__(self, clip: FrozenCLIP, numbers: Tensor) -> None:
+        super().__init__()
+        vocabulary = clip.config.vocab_size
+        is_learned = numbers >= vocabulary
+        words, index = numbers.masked_fill(is_learned, 0).unique(return_inverse=True)
+        index = torch.where(is_learned, numbers - vocabulary + len(words), index)
+        device = clip.device
+        self.register_buffer("fixed", clip.token_embedding[words.to(device)], persistent=False)
+        self.register_buffer("index", index.to(device), persistent=False)
+        slots = is_learned.nonzero()[:, 0]
+        self.register_buffer("slots", slots.to(device), persistent=False)
+        learned = numbers[slots] - vocabulary
+        self.register_buffer("numbers", learned.to(device), persistent=False)
+
+    def embed(self, learned: Tensor | None) -> Tensor:
+        """Vectors [L, D], or [B, L, D] if there are slots and `learned` is [B, M, D]."""
+        if not len(self.slots):
+            return self.fixed[self.index]
+        if learned is None:
+            raise ValueError("these prompts have slots for learned vectors: give a prompter")
+        learned = learned.to(self.fixed.dtype)
+        fixed = self.fixed.expand(*learned.shape[:-2], -1, -1)
+        return torch.cat([fixed, learned], -2)[..., self.index, :]
+
+    def replace(self, x: Tensor, learned: Tensor | None) -> Tensor:
+        """`x` [..., L, D] with its slots filled anew; `x` itself if there is nothing to fill."""
+        if learned is None or not len(self.slots):
+            return x
+        return x.index_copy(-2, self.slots, learned.to(x.dtype)[..., self.numbers, :])
+
+
+class TextTokens(nn.Module):
+    """The token sequences of all classes, taken apart for both paths through the text tower.
+
+    Args:
+        clip: the model whose words they are.
+        sequences: for each class the token numbers from start-of-text to end-of-text;
+            `vocab_size + m` is a slot for the learned vector m.
+        classnames: for error messages.
+
+    Raises:
+        UserError: a sequence is longer than the tower's context.
+    """
+
+    full_ends: Tensor
+    prefix_positions: Tensor
+    suffix_positions: Tensor
+    suffix_ends: Tensor
+    in_class_order: Tensor
+
+    def __init__(
+        self, clip: FrozenCLIP, sequences: Sequence[Sequence[int]], classnames: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        context = clip.config.context_length
+        lengths = [len(sequence) for sequence in sequences]
+        if max(lengths) > context:
+            longest = lengths.index(max(lengths))
+            name = f" of class {classnames[longest]!r}" if classnames else ""
+            learned = sum(number >= clip.config.vocab_size for number in sequences[longest])
+            raise UserError(
+                f"the prompt{name} has {lengths[longest]} tokens, {learned} of them learned, but "
+                f"this text tower reads {context}: take fewer context tokens or a shorter name"
+            )
+        self.n_classes = len(sequences)
+        # Textbook: every sequence padded to the whole context.
+        padded = [list(sequence) + [0] * (context - len(sequence)) for sequence in sequences]
+        if clip.textbook:
+            self.full = Rows(clip, torch.tensor(padded).flatten())
+        ends = torch.arange(self.n_classes) * context + torch.tensor(lengths) - 1
+        # Fast: what all sequences begin with, then every sequence's own tokens, sorted by length.
+        shared = 0
+        while shared < min(lengths) - 1 and len({row[shared] for row in sequences}) == 1:
+            shared += 1
+        own = [length - shared for length in lengths]
+        order = sorted(range(self.n_classes), key=own.__getitem__)
+        self.groups = [(own.count(length), length) for length in sorted(set(own))]
+        self.prefix = Rows(clip, torch.tensor(sequences[0][:shared], dtype=torch.long))
+        packed = [number for c in order for number in sequences[c][shared:]]
+        self.suffix = Rows(clip, torch.tensor(packed))
+        positions = [p for c in order for p in range(shared, lengths[c])]
+        for name, numbers in {
+            "full_ends": ends,
+            "prefix_positions": torch.arange(shared),
+            "suffix_positions": torch.tensor(positions),
+            "suffix_ends": torch.tensor([own[c] for c in order]).cumsum(0) - 1,
+            "in_class_order": torch.tensor(order).argsort(),
+        }.items():
+            self.register_buffer(name, numbers.to(clip.device), persistent=False)
+
+    @classmethod
+    def from_numbers(cls, clip: FrozenCLIP, numbers: Tensor) -> TextTokens:
+        """From token numbers [C, 77]; end-of-text is the largest number of each row."""
+        ends = numbers.argmax(-1).tolist()
+        return cls(clip, [row[: end + 1] for row, end in zip(numbers.tolist(), ends, strict=True)])
+
+
+class TextContext(nn.Module):
+    """Learned context vectors around every class name (CoOp, Eq. 2 and 3).
+
+    The state dict holds `ctx` and nothing else, so a checkpoint loads strictly into other
+    classes. It is a prompter for `tokens`.
+
+    Args:
+        clip: the frozen model.
+        classnames: names, "_" read as a space, [C].
+        n_ctx: number of context vectors.
+        ctx_init: words to start from; their number then replaces `n_ctx`. Else N(0, 0.02^2).
+        csc: vectors of their own for each class, which cannot be used for other classes.
+        position: of the class name: "end", "middle" or "front".
+    """
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        classnames: Sequence[str],
+        *,
+        n_ctx: int = 16,
+        ctx_init: str = "",
+        csc: bool = False,
+        position: str = "end",
+    ) -> None:
+        super().__init__()
+        width = clip.config.text_width
+        if ctx_init:
+            words = _own_tokens(ctx_init.replace("_", " "))[:-1]
+            n_ctx = len(words)
+            ctx = clip.token_embedding[torch.tensor(words, device=clip.device)].float()
+            log.info("context starts from %r: %d tokens", ctx_init, n_ctx)
+            ctx = ctx.expand(len(classnames), -1, -1) if csc else ctx
+        else:
+            shape = (len(classnames), n_ctx, width) if csc else (n_ctx, width)
+            ctx = torch.empty(shape, device=clip.device).normal_(std=0.02)
+        self.ctx = nn.Parameter(ctx.clone().contiguous())
+        start = tokenize([""])[0, 0].item()
+        sequences = []
+        for c, name in enumerate(name.replace("_", " ") for name in classnames):
+            first = clip.config.vocab_size + (c * n_ctx if csc else 0)
+            slots = list(range(first, first + n_ctx))
+            own = _own_tokens(f"{name}.")
+            named = len(_own_tokens(name)) - 1
+            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+            sequences.append([start, *slots[:before], *own[:named], *slots[before:], *own[named:]])
+        self.tokens = TextTokens(clip, sequences, classnames)
+
+    def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:  # noqa: ARG002
+        """The context at the first layer: [n_ctx, D], class-specific ones one after the other."""
+        return self.ctx.flatten(0, -2) if layer == 0 else None
+
+
+def _own_tokens(text: str) -> list[int]:
+    """Token numbers of a text without start-of-text, with end-of-text."""
+    row = tokenize([text])[0]
+    numbers: list[int] = row[1 : int(row.argmax()) + 1].tolist()
+    return numbers
+
+
+class VisualTokens(nn.Module):
+    """Learned tokens behind the patch tokens (VPT): at the first layer, or at `depth` layers.
+
+    Args:
+        clip: the frozen model.
+        n_tokens: tokens for each prompted layer.
+        depth: number of prompted layers, from the first.
+        init: a function that fills a tensor [depth, n_tokens, D] in place.
+        dropout: probability of dropping an element of the tokens while training.
+    """
+
+    def __init__(
+        self, clip: FrozenCLIP, n_tokens: int, *, init: Any, depth: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        ctx = torch.empty(depth, n_tokens, clip.config.visual_width, device=clip.device)
+        self.ctx = nn.Parameter(init(ctx))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:  # noqa: ARG002
+        """The tokens of this layer, [n_tokens, D]."""
+        return self.dropout(self.ctx[layer]) if layer < len(self.ctx) else None
