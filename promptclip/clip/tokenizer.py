@@ -1,0 +1,69 @@
+"""CLIP's tokenizer: texts to token ids, as OpenAI's `clip.tokenize` gives them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import regex
+import torch
+from torch import Tensor
+
+from promptclip.errors import UserError
+
+_MARKERS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
+
+
+def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
+    """Turns texts into the ids of start, words, end and zeros.
+
+    Args:
+        texts: one text, or C of them.
+        context_length: number of tokens L that a row holds.
+
+    Returns:
+        Ids, int64, [C, L]. The end of the text is the largest id of its row.
+
+    Raises:
+        UserError: if a text is longer than L - 2 tokens.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    tokenizer = _tokenizer()
+    ids = torch.zeros(len(texts), context_length, dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        if len(tokens) > context_length:
+            raise UserError(
+                f"a text may have at most {context_length - 2} tokens, this one has "
+                f"{len(tokens) - 2}: {text!r:.80}; shorten it"
+            )
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    """open_clip's tokenizer, from its file alone: `import open_clip` takes seconds."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise UserError("CLIP's tokenizer needs open_clip: pip install open_clip_torch")
+    spec = importlib.util.spec_from_file_location(
+        "promptclip._open_clip_tokenizer", Path(package.origin).with_name("tokenizer.py")
+    )
+    try:
+        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    except (ImportError, OSError):  # a later open_clip may lay out its files otherwise
+        from open_clip import tokenizer as module
+    tokenizer = module.SimpleTokenizer()
+    # open_clip renamed the two markers; a text that spells one out must read as it did for OpenAI.
+    pattern = tokenizer.pat.pattern
+    for name, renamed in _MARKERS.items():
+        pattern = pattern.replace(renamed, regex.escape(name))
+        tokenizer.encoder[name] = tokenizer.encoder[renamed]
+        tokenizer.cache[name] = name
+    tokenizer.pat = regex.compile(pattern, regex.IGNORECASE)
+    return tokenizer
