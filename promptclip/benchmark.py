@@ -1,0 +1,266 @@
+"""Benchmarks: from a folder of pictures and a split file to Dassl's data sets.
+
+A benchmark is a subclass of `Benchmark` with a few class attributes, registered with Dassl's
+`DATASET_REGISTRY`; one without a split file overrides `read_split`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dassl.data.data_manager import DatasetWrapper
+from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils import read_image
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+from promptclip.errors import UserError
+from promptclip.few_shot import Picture, read_split_file, sample, split_hash
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 2**30  # decoded training pictures kept in memory; 1,600 of 500 x 400 pixels fit
+
+
+class Benchmark(DatasetBase):
+    """A benchmark of CoOp's layout: `<root>/<dataset_dir>/` with pictures and a split file.
+
+    The few-shot sample is drawn first and the classes are chosen second, so that the base and
+    the new half share one sample. `dataset_dir` and `image_dir` are absolute in an instance.
+
+    Attributes:
+        dataset_dir: folder below the data root.
+        image_dir: folder of the pictures below `dataset_dir`; empty if that folder itself.
+        split_file: name of CoOp's split file in `dataset_dir`.
+        template: hand-written prompt, `{}` stands for the class name.
+        needs: what `dataset_dir` must hold, paths below it.
+        test_only: a variant of another benchmark: no sample is drawn and all classes stay.
+        split_hash: hash of the training and validation pictures, before the classes are chosen.
+    """
+
+    dataset_dir: str = ""
+    image_dir: str = ""
+    split_file: str = ""
+    template: str = "a photo of a {}."
+    test_only: bool = False
+    split_hash: str
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Read the split, draw the sample, choose the classes.
+
+        Args:
+            cfg: reads DATASET.ROOT, .NUM_SHOTS, .SUBSAMPLE_CLASSES and SEED.
+
+        Raises:
+            UserError: if something is missing, or is not what the benchmark must hold.
+        """
+        self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
+        self._check_layout()
+        train, val, test = self.read_split()
+        self._check_classes(train, val or [], test)
+        drawn, drawn_val = sample(
+            Path(self.dataset_dir, "split_fewshot"),
+            train,
+            val or [],
+            benchmark=type(self).__name__,
+            shots=-1 if self.test_only else cfg.DATASET.NUM_SHOTS,
+            seed=cfg.SEED,
+        )
+        self.split_hash = split_hash(drawn, drawn_val)
+        parts = subsample_classes(
+            drawn,
+            test if val is None else drawn_val,
+            test,
+            subsample="all" if self.test_only else cfg.DATASET.SUBSAMPLE_CLASSES,
+        )
+        self._check_pictures(parts)
+        train_x, val_x, test_x = ([self._datum(p) for p in part] for part in parts)
+        super().__init__(train_x=train_x, val=val_x, test=test_x)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What `dataset_dir` must hold."""
+        return tuple(filter(None, (self.split_file, type(self).image_dir)))
+
+    def find_root(self, cfg: CfgNode) -> str:
+        """The absolute path of the folder that holds `dataset_dir`."""
+        if not cfg.DATASET.ROOT:
+            raise UserError(
+                f"{type(self).__name__}: no data root is set; {self._layout()}: give the folder "
+                f"that holds {self.dataset_dir}/ with --root (in scripts: DATA=...)"
+            )
+        return os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+
+    def read_split(self) -> tuple[list[Picture], list[Picture] | None, list[Picture]]:
+        """The whole training, validation and test parts, paths relative to `image_dir`.
+
+        A benchmark without validation pictures gives None for them: then the test part stands
+        in, as CoOp has it for ImageNet.
+        """
+        split = read_split_file(Path(self.dataset_dir, self.split_file))
+        return split["train"], split["val"], split["test"]
+
+    def _layout(self) -> str:
+        return f"{type(self).dataset_dir}/ must hold {' and '.join(self.needs)}"
+
+    def _check_layout(self) -> None:
+        wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
+        wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
+        for path in wanted:
+            if not os.path.exists(path):
+                raise UserError(
+                    f"{type(self).__name__}: {path} is missing; {self._layout()}: give the folder "
+                    f"that holds {type(self).dataset_dir}/ with --root (in scripts: DATA=...)"
+                )
+
+    def _check_classes(self, *parts: Sequence[Picture]) -> None:
+        """Every label has one name and, in the training and the test part, a picture."""
+        names: dict[int, str] = {}
+        for label, classname in ((p.label, p.classname) for part in parts for p in part):
+            if names.setdefault(label, classname) != classname:
+                raise UserError(
+                    f"{self.dataset_dir}: label {label} has two class names, "
+                    f"{names[label]!r} and {classname!r}"
+                )
+        train, _, test = ({picture.label for picture in part} for part in parts)
+        for purpose, present in (("training", train), ("test", test)):
+            for label in range(max(names, default=0) + 1):
+                if label not in present:
+                    raise UserError(
+                        f"{self.dataset_dir}: class {names.get(label, '?')!r} (label {label}) has "
+                        f"no {purpose} pictures"
+                    )
+
+    def _check_pictures(self, parts: Sequence[Sequence[Picture]]) -> None:
+        paths = dict.fromkeys(self._impath(picture) for part in parts for picture in part)
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise UserError(
+                f"{type(self).__name__}: {len(missing)} of {len(paths)} pictures are missing, "
+                f"the first is {missing[0]}; copy them there or delete an outdated split file"
+            )
+
+    def _impath(self, picture: Picture) -> str:
+        return os.path.join(self.image_dir, picture.path)
+
+    def _datum(self, picture: Picture) -> Datum:
+        return Datum(self._impath(picture), picture.label, classname=picture.classname)
+
+
+def subsample_classes(*parts: Sequence[Picture], subsample: str) -> list[list[Picture]]:
+    """Keep the base or the new half of the classes, labelled from 0 again.
+
+    CoOp's rule: the labels of the first part in ascending order, the first ceil(n / 2) are base.
+
+    Raises:
+        UserError: if `subsample` is not one of all, base, new, or the new half would be empty.
+    """
+    if subsample == "all":
+        return [list(part) for part in parts]
+    labels = sorted({picture.label for picture in parts[0]})
+    middle = (len(labels) + 1) // 2
+    halves = {"base": labels[:middle], "new": labels[middle:]}
+    if subsample not in halves:
+        raise UserError(
+            f'DATASET.SUBSAMPLE_CLASSES must be "all", "base" or "new", got {subsample!r}'
+        )
+    if not halves[subsample]:
+        raise UserError(f"{len(labels)} class(es) cannot be halved into base and new classes")
+    relabel = {label: index for index, label in enumerate(halves[subsample])}
+    return [
+        [p._replace(label=relabel[p.label]) for p in part if p.label in relabel] for part in parts
+    ]
+
+
+class PictureError(UserError):
+    """A picture that cannot be read."""
+
+    def __init__(self, message: str) -> None:
+        """A data loader rebuilds a worker's exception from its whole traceback: keep the line."""
+        super().__init__(message.strip().rpartition("PictureError: ")[2])
+
+
+class PictureSet(DatasetWrapper):
+    """Dassl's `DatasetWrapper`, with training pictures decoded once and errors that name a path.
+
+    The few-shot sample is small and read in every epoch. Its decoded pictures are kept until they
+    fill `CACHE_BYTES`; items are the same as without. Loader workers are new processes in
+    each epoch: call `decode` before the first one, so that they inherit the pictures.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data_source: Sequence[Datum],
+        transform: Any = None,
+        is_train: bool = False,
+    ) -> None:
+        """As `DatasetWrapper`."""
+        super().__init__(cfg, data_source, transform=transform, is_train=is_train)
+        self._decoded: dict[str, Image.Image] = {}
+        self._room = CACHE_BYTES if is_train else 0
+
+    def decode(self) -> None:
+        """Read all pictures that fit into memory.
+
+        Raises:
+            PictureError: if one cannot be read.
+        """
+        for item in self.data_source:
+            if self._room:
+                self._picture(item.impath)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """One item of the batch dictionary, as `DatasetWrapper` makes it."""
+        item = self.data_source[idx]
+        picture = self._picture(item.impath)
+        output: dict[str, Any] = {
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": idx,
+        }
+        if self.transform is None:
+            output["img"] = picture
+        else:
+            several = isinstance(self.transform, list | tuple)
+            for i, transform in enumerate(self.transform if several else [self.transform]):
+                images = [transform(picture) for _ in range(self.k_tfm)]
+                output[f"img{i + 1}" if i else "img"] = images if len(images) > 1 else images[0]
+        if self.return_img0:
+            output["img0"] = self.to_tensor(picture)
+        return output
+
+    def _picture(self, path: str) -> Image.Image:
+        picture = self._decoded.get(path)
+        if picture is None:
+            picture = read_picture(path)
+            if self._room and get_worker_info() is None:
+                self._room = max(0, self._room - 3 * picture.width * picture.height)
+                self._decoded[path] = picture
+        # A transform may work in place, and must not find its own traces in the next epoch.
+        return picture.copy() if path in self._decoded else picture
+
+
+def read_picture(path: str) -> Image.Image:
+    """Read a picture as RGB.
+
+    Raises:
+        PictureError: if the file is missing, truncated or no picture.
+    """
+    try:
+        picture: Image.Image = read_image(path)
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise PictureError(
+            f"{path}: the picture cannot be read ({error}); replace the file"
+        ) from error
+    return picture
