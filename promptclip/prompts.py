@@ -195,7 +195,7 @@ class VisualTokens(nn.Module):
         n_tokens: tokens for each prompted layer.
         depth: number of prompted layers, from the first.
         init: a function that fills a tensor [depth, n_tokens, D] in place.
-        dropout: probability of dropping an element of the tokens while training.
+        dropout: probability of dropping an element of an image's tokens while training.
     """
 
     def __init__(
@@ -206,6 +206,8 @@ class VisualTokens(nn.Module):
         self.ctx = nn.Parameter(init(ctx))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:  # noqa: ARG002
-        """The tokens of this layer, [n_tokens, D]."""
-        return self.dropout(self.ctx[layer]) if layer < len(self.ctx) else None
+    def forward(self, layer: int, tokens: Tensor) -> Tensor | None:
+        """The tokens of this layer, [B, n_tokens, D]."""
+        if layer >= len(self.ctx):
+            return None
+        return self.dropout(self.ctx[layer].expand(len(tokens), -1, -1))

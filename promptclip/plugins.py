@@ -1,0 +1,93 @@
+"""Methods and benchmarks are found by the registry, never imported by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from promptclip.errors import UserError
+
+if TYPE_CHECKING:
+    from promptclip.trainer import PromptTrainer
+
+
+@functools.cache
+def load_plugins() -> dict[str, str]:
+    """Import every file of `trainers/` and `datasets/`, which registers what it defines.
+
+    Returns:
+        Short names: file stem -> registered name, for files that define just one.
+    """
+    from promptclip import original_dassl
+
+    original_dassl.repair()
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    registries: list[Any] = [TRAINER_REGISTRY, DATASET_REGISTRY]
+    short = {}
+    for folder in ("trainers", "datasets"):
+        package = importlib.import_module(f"promptclip.{folder}")
+        for file in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"promptclip.{folder}.{file.name}")
+            defined = [
+                name
+                for registry in registries
+                for name in registry.registered_names()
+                if registry.get(name).__module__ == module.__name__
+            ]
+            if len(defined) == 1:
+                short[file.name] = defined[0]
+    return short
+
+
+def methods() -> dict[str, type[PromptTrainer]]:
+    """Our trainers by registered name."""
+    load_plugins()
+    from dassl.engine import TRAINER_REGISTRY
+
+    from promptclip.trainer import PromptTrainer
+
+    found = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
+    return {
+        name: trainer
+        for name, trainer in found.items()
+        if isinstance(trainer, type) and issubclass(trainer, PromptTrainer)
+    }
+
+
+def trainer_name(text: str) -> str:
+    """The registered name of a method: "coop" -> "CoOp", "zsclip" -> "ZeroshotCLIP".
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    short = load_plugins()
+    from dassl.engine import TRAINER_REGISTRY
+
+    return _resolve("method", text, TRAINER_REGISTRY.registered_names(), short)
+
+
+def dataset_name(text: str) -> str:
+    """The registered name of a benchmark: "emoji" -> "Emoji".
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    short = load_plugins()
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    return _resolve("dataset", text, DATASET_REGISTRY.registered_names(), short)
+
+
+def _resolve(kind: str, text: str, names: list[str], short: dict[str, str]) -> str:
+    known = {name.lower(): name for name in names}
+    known |= {stem: name for stem, name in short.items() if name in names}
+    if text.lower() in known:
+        return known[text.lower()]
+    close = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[close[0]]!r}?" if close else "known are"
+    raise UserError(f"unknown {kind} {text!r}; {hint} ({', '.join(sorted(names))})")

@@ -1,0 +1,312 @@
+"""How prompts are learned: one trainer for every method.
+
+A method is a frozen dataclass of options, a `PromptModel` that says what is learned, and a
+`PromptTrainer` that says which losses train it; all three fit in one short file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from dassl.data import DataManager
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint, load_pretrained_weights
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from promptclip.benchmark import PictureSet
+from promptclip.clip.load import load_clip
+from promptclip.clip.model import FrozenCLIP
+from promptclip.errors import UserError
+from promptclip.files import write_bytes
+
+log = logging.getLogger(__name__)
+
+# Fixed tensors that older code bases saved among the learned ones (CoOp's trainers/coop.py)
+_FOREIGN_BUFFERS = {"token_prefix", "token_suffix"}
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Options of every method; a field `n_ctx` is the key `TRAINER.<METHOD>.N_CTX`."""
+
+    prec: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.check("prec", self.prec in ("auto", "fp32", "fp16", "amp", "bf16"),
+                   '"auto", "fp32", "fp16", "amp" or "bf16"')  # fmt: skip
+
+    def check(self, name: str, ok: bool, expected: str) -> None:
+        """Refuse the value of field `name` unless `ok`."""
+        if not ok:
+            method = type(self).__name__.removesuffix("Options").upper()
+            value = getattr(self, name)
+            raise UserError(f"TRAINER.{method}.{name.upper()} must be {expected}, got {value!r}")
+
+
+@dataclass
+class Output:
+    """What a model makes of a batch: logits [B, C], unit image features [B, D], unit text
+    features [C, D] (or [B, C, D] where every image has its own), and what else its losses need.
+    """
+
+    logits: Tensor
+    image_features: Tensor
+    text_features: Tensor
+    aux: dict[str, Any] = field(default_factory=dict)
+
+
+class PromptModel(nn.Module):
+    """What is learned: `prompt_learner`, and how it enters the two towers.
+
+    Args:
+        clip: the frozen model.
+        classnames: of the classes to tell apart, [C].
+        options: the method's.
+        template: the benchmark's hand-written prompt, with `{}` for the class name.
+    """
+
+    prompt_learner: nn.Module
+
+    def __init__(
+        self, clip: FrozenCLIP, classnames: Sequence[str], options: Any, template: str
+    ) -> None:
+        super().__init__()
+        self.clip, self.classnames, self.template = clip, classnames, template
+        self._text_features: Tensor | None = None
+        self.build(options)
+
+    def build(self, options: Any) -> None:
+        """Make `prompt_learner`."""
+        raise NotImplementedError
+
+    def text_features(self) -> Tensor:
+        """Features of all classes, [C, D], not normalised."""
+        raise NotImplementedError
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Features of a batch, [B, D], not normalised; of the prompt-free tower by default."""
+        with torch.no_grad():
+            return self.clip.encode_image(image)
+
+    def forward(self, image: Tensor) -> Output:
+        """Cosine logits of images [B, 3, H, W]."""
+        image_features = unit(self.image_features(image))
+        text_features = self.unit_text_features()
+        logits = self.clip.logit_scale * image_features @ text_features.T
+        return Output(logits, image_features, text_features)
+
+    def unit_text_features(self) -> Tensor:
+        """Unit vectors [C, D]; without gradient they are computed once, until `forget()`."""
+        if torch.is_grad_enabled():
+            return unit(self.text_features())
+        if self._text_features is None:
+            self._text_features = unit(self.text_features())
+        return self._text_features
+
+    def forget(self) -> None:
+        """Drop what was kept from an earlier test: the prompts have changed since."""
+        self._text_features = None
+
+
+def unit(features: Tensor) -> Tensor:
+    """Features [..., D] as unit vectors in fp32."""
+    return F.normalize(features.float(), dim=-1)
+
+
+class Origin(nn.Module):
+    """Says in a checkpoint which method and backbone its tensors belong to."""
+
+    def __init__(self, method: str, backbone: str) -> None:
+        super().__init__()
+        self.origin = {"method": method, "backbone": backbone}
+
+    def get_extra_state(self) -> dict[str, str]:
+        """Saved with the state dict."""
+        return self.origin
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Refuse the tensors of another method or backbone."""
+        for what, own in self.origin.items():
+            if state.get(what) != own:
+                raise UserError(
+                    f"this checkpoint was made with {what} {state.get(what)!r}, but this run has "
+                    f"{own!r}; give a checkpoint of the same {what}"
+                )
+
+
+class PromptTrainer(TrainerX):
+    """How a `PromptModel` is learned, on our runtime and on the original Dassl.
+
+    A method names its `Options` and `Model` and may write `losses`.
+    """
+
+    Options: ClassVar[type[MethodOptions]]
+    Model: ClassVar[type[PromptModel]]
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Read the method's options, which checks them."""
+        node = cfg.TRAINER[type(self).__name__.upper()]
+        self.options = self.Options(**{f.name: node[f.name.upper()] for f in fields(self.Options)})
+
+    def build_data_loader(self) -> None:
+        """Dassl's loaders over pictures that are decoded once where they fit into memory."""
+        dm = DataManager(self.cfg, dataset_wrapper=PictureSet)
+        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
+        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
+        self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
+        self.num_source_domains = dm.num_source_domains
+        self.dm = dm
+
+    def build_model(self) -> None:
+        """The frozen CLIP, the learned part, its optimiser and schedule."""
+        cfg, options = self.cfg, self.options
+        backbone = cfg.MODEL.BACKBONE.NAME
+        clip = load_clip(
+            backbone,
+            precision=options.prec,
+            device=self.device,
+            textbook=cfg.MODEL.EXACT_TEXTBOOK,
+        )
+        dataset = self.dm.dataset
+        template = getattr(dataset, "template", "a photo of a {}.")
+        self.model = self.Model(clip, dataset.classnames, options, template).to(self.device)
+        learner = self.model.prompt_learner
+        self.num_trainable = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        learner.origin = Origin(type(self).__name__, backbone)
+        # fp16 gradients need scaling; bf16 has the range of fp32
+        scale = clip.precision == "amp" and clip.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
+        if self.num_trainable:
+            self.optim = build_optimizer(learner, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            self.register_model("prompt_learner", learner, self.optim, self.sched)
+
+    def losses(self, output: Output, label: Tensor) -> dict[str, Tensor]:
+        """Named, already weighted terms; their sum is minimised."""
+        return {"ce": F.cross_entropy(output.logits, label)}
+
+    def before_train(self) -> None:
+        """Decode the training pictures here, so that loader workers inherit them."""
+        self.train_loader_x.dataset.decode()
+        super().before_train()
+
+    @torch.no_grad()
+    def class_means(self) -> Tensor:
+        """Mean prompt-free unit feature of every class's training pictures, [C, D].
+
+        One random training view of each picture, drawn from a generator of its own: the same in a
+        resumed run, and the run's other draws do not depend on it. Computed once for a run.
+        """
+        file = Path(self.output_dir, "class_means.safetensors")
+        if file.exists():
+            return load_file(file)["class_means"].to(self.device)
+        pictures = self.train_loader_x.dataset
+        loader = DataLoader(pictures, self.cfg.DATALOADER.TEST.BATCH_SIZE)
+        total = torch.zeros(self.num_classes, self.model.clip.config.embed_dim)
+        count = torch.zeros(self.num_classes, 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(max(self.cfg.SEED, 0))
+            for batch in loader:
+                image, label = self.parse_batch_train(batch)
+                features = unit(self.model.clip.encode_image(image)).cpu()
+                total.index_add_(0, label.cpu(), features)
+                count.index_add_(0, label.cpu(), torch.ones(len(label), 1))
+        write_bytes(save({"class_means": total / count}), file)
+        return (total / count).to(self.device)
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        """One optimiser step."""
+        image, label = self.parse_batch_train(batch)
+        output = self.model(image)
+        terms = self.losses(output, label)
+        loss = torch.stack(list(terms.values())).sum()
+        if self.scaler is None:
+            self.model_backward_and_update(loss)
+        else:
+            self.model_zero_grad()
+            self.scaler.scale(loss).backward()
+            for optimizer in self._optims.values():
+                self.scaler.step(optimizer)
+            self.scaler.update()
+        summary = {"loss": loss.item(), "acc": compute_accuracy(output.logits, label)[0].item()}
+        if len(terms) > 1:
+            summary |= {f"loss_{name}": term.item() for name, term in terms.items()}
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels, on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def train(self) -> None:
+        """Train and test; a method that learns nothing is only tested."""
+        if self.num_trainable:
+            super().train()
+        else:
+            self.test()
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Accuracy in percent; text features are computed once."""
+        self.model.forget()
+        accuracy: float = super().test(split)
+        self.model.forget()
+        return accuracy
+
+    def model_inference(self, input: Tensor) -> Tensor:  # noqa: A002 - Dassl's name
+        """Logits [B, C]."""
+        logits: Tensor = self.model(input).logits
+        return logits
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load the learned tensors strictly; the classes may be others than in training.
+
+        Args:
+            directory: a run's output folder; nothing is loaded if empty.
+            epoch: that epoch's checkpoint; else the best on validation.
+
+        Raises:
+            UserError: the checkpoint is of another method, backbone or shape.
+        """
+        if not directory or not self._models:
+            log.info("Nothing to load")
+            return
+        file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        for name, model in self._models.items():
+            path = f"{directory}/{name}/{file}"
+            try:
+                checkpoint = load_checkpoint(path)
+            except FileNotFoundError as error:
+                raise UserError(f"no checkpoint {path}; train first, or set --load-epoch") from error
+            _load_strictly(model, checkpoint["state_dict"], path)
+            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, checkpoint["epoch"])
+
+
+def _load_strictly(model: nn.Module, state: dict[str, Any], path: str) -> None:
+    origin = "origin._extra_state"
+    state = {key: value for key, value in state.items() if key not in _FOREIGN_BUFFERS}
+    if origin not in state:
+        log.warning("%s does not say which method and backbone it is of; trusting you", path)
+        state[origin] = model.state_dict()[origin]
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if k != origin}
+        found = {k: tuple(v.shape) for k, v in state.items() if k != origin}
+        raise UserError(
+            f"{path} does not fit: expected {expected}, got {found}; the options that shape the "
+            "prompts must be those of training (class-specific prompts cannot change classes)"
+        ) from error

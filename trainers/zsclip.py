@@ -1,0 +1,34 @@
+"""Zero-shot CLIP: the benchmark's hand-written prompt, nothing learned.
+
+A. Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+ICML 2021, arXiv 2103.00020.
+"""
+
+from __future__ import annotations
+
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+
+from promptclip.clip.tokenizer import tokenize
+from promptclip.trainer import MethodOptions, PromptModel, PromptTrainer
+
+
+class ZeroshotCLIPModel(PromptModel):
+    """Text features of `template` with every class name."""
+
+    def build(self, options: MethodOptions) -> None:  # noqa: ARG002
+        """Nothing is learned."""
+        self.prompt_learner = nn.Module()
+
+    def text_features(self) -> Tensor:
+        """[C, D]."""
+        names = [name.replace("_", " ") for name in self.classnames]
+        return self.clip.encode_text(tokenize([self.template.format(name) for name in names]))
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP(PromptTrainer):
+    """Tested only."""
+
+    Options = MethodOptions
+    Model = ZeroshotCLIPModel
