@@ -6,6 +6,7 @@ A benchmark is a subclass of `Benchmark` with a few class attributes, registered
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import struct
@@ -21,6 +22,7 @@ from torch.utils.data import get_worker_info
 
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, read_split_file, sample, split_hash
+from promptclip.files import write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -154,6 +156,69 @@ class Benchmark(DatasetBase):
 
     def _datum(self, picture: Picture) -> Datum:
         return Datum(self._impath(picture), picture.label, classname=picture.classname)
+
+
+def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, list[str]]:
+    """List the pictures of a folder that has one sub-folder per class, everything sorted by name.
+
+    Dassl takes the file system's order, which differs from machine to machine.
+
+    Args:
+        folder: holds the class folders; hidden names and plain files beside them are left out.
+        cache: JSON file that keeps the listing between runs; a class folder that has changed
+            since is listed again. A million pictures take minutes on a network disk.
+
+    Raises:
+        UserError: if there is no class folder, or one without pictures.
+    """
+    known = _read_listing(cache) if cache else {}
+    listing = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        changed = os.stat(entry.path).st_mtime_ns
+        seen = known.get(entry.name)
+        if not seen or seen["changed"] != changed:
+            names = sorted(name for name in os.listdir(entry.path) if not name.startswith("."))
+            seen = {"changed": changed, "names": names}
+        if not seen["names"]:
+            raise UserError(f"{entry.path}: expected the pictures of a class, the folder is empty")
+        listing[entry.name] = seen
+    if not listing:
+        raise UserError(f"{folder}: expected one sub-folder per class, there is none")
+    if cache and listing != known:
+        try:
+            write_json(listing, cache, indent=None)
+        except OSError as error:
+            log.info("The list of pictures is not kept for the next run: %s", error)
+    return {name: seen["names"] for name, seen in listing.items()}
+
+
+def _read_listing(cache: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        return {
+            name: {key: seen[key] for key in ("changed", "names")} for name, seen in known.items()
+        }
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}  # absent or damaged: the folders are listed again
+
+
+def read_classnames(path: Path) -> dict[str, str]:
+    """Read CoOp's `classnames.txt`: one class per line, folder name, space, class name.
+
+    Raises:
+        UserError: if the file cannot be read or a line has another form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    rows = [line.strip().partition(" ") for line in lines if line.strip()]
+    for folder, _, classname in rows:
+        if not classname:
+            raise UserError(f'{path}: expected "<folder> <class name>" per line, got {folder!r}')
+    return {folder: classname for folder, _, classname in rows}
 
 
 def subsample_classes(*parts: Sequence[Picture], subsample: str) -> list[list[Picture]]:
