@@ -19,27 +19,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
-import zipfile
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from promptclip.clip import openclip
+from promptclip.clip.archive import is_torchscript, read_torchscript
 from promptclip.clip.config import CLIPConfig
+from promptclip.clip.download import OPENAI, openai_weights
 from promptclip.clip.layout import StateDict, build_resnet, check_tensors, infer_config
+from promptclip.clip.model import PRECISIONS, FrozenCLIP
 from promptclip.errors import UserError
-
-if TYPE_CHECKING:
-    from promptclip.clip.model import FrozenCLIP
 
 Source = str | Path | nn.Module
 
 TINY_EMOJI = Path(__file__).parents[1] / "assets" / "tiny-emoji.safetensors"
 METADATA_KEY = "promptclip.config"
-PRECISIONS = ("fp32", "fp16", "amp", "bf16")
+OPEN_CLIP = "open_clip:"
+
+# OpenAI's archives have these beside the weights.
+_CONSTANTS = {"input_resolution", "context_length", "vocab_size"}
 
 
 def resolve_precision(name: str, device: torch.device | str) -> str:
@@ -76,8 +79,6 @@ def load_clip(
     Raises:
         UserError: if the source cannot be read or is not a supported CLIP.
     """
-    from promptclip.clip.model import FrozenCLIP
-
     state_dict, config, visual = read_clip(source)
     precision = resolve_precision(precision, device)
     clip = FrozenCLIP(state_dict, config, precision=precision, textbook=textbook, visual=visual)
@@ -95,9 +96,9 @@ def read_clip(source: Source) -> tuple[StateDict, CLIPConfig, nn.Module | None]:
         UserError: if the source cannot be read or is not a supported CLIP.
     """
     if isinstance(source, nn.Module):
-        name, state_dict, settings = "the model", *_from_module(source)
+        name, (state_dict, settings) = "the model", _from_module(source)
     else:
-        name, state_dict, settings = str(source), *_from_file(_path(str(source)))
+        name, (state_dict, settings) = str(source), _from_name(str(source))
     try:
         config = dataclasses.replace(infer_config(state_dict), **settings)
         visual = build_resnet(state_dict, config)
@@ -105,46 +106,79 @@ def read_clip(source: Source) -> tuple[StateDict, CLIPConfig, nn.Module | None]:
     except UserError as error:
         raise UserError(f"{name} is not a supported CLIP: {error}") from None
     if visual is not None:
-        image, state_dict = _split(state_dict, "visual.")
-        visual.load_state_dict(image)
+        image = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith("visual.")}
+        visual.load_state_dict({key.removeprefix("visual."): image[key] for key in image})
         visual.eval().requires_grad_(False)
     return state_dict, config, visual
 
 
-def _path(source: str) -> Path:
-    return TINY_EMOJI if source == "tiny-emoji" else Path(source).expanduser()
-
-
-def _from_file(path: Path) -> tuple[StateDict, dict[str, Any]]:
+def _from_name(name: str) -> tuple[StateDict, dict[str, Any]]:
+    if name.startswith(OPEN_CLIP):
+        path, settings = openclip.find(name.removeprefix(OPEN_CLIP))
+        return _read_file(path, checkpoint=True)[0], settings
+    if name in OPENAI:
+        return _read_file(openai_weights(name))
+    path = TINY_EMOJI if name == "tiny-emoji" else Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"no such weights: {path}")
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[8:] == b"{":
-        return _from_safetensors(path)
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile):
-        raise UserError(f"{path} is not a file of weights") from None
-    return _clean(payload), {}
-
-
-def _from_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
-    with safetensors.safe_open(path, "pt") as file:
-        settings = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return state_dict, {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        names = ["tiny-emoji", *OPENAI]
+        close = get_close_matches(name, names, n=1)
+        raise UserError(
+            f"no weights {name!r}: expected {', '.join(names)}, {OPEN_CLIP}MODEL/TAG or the path "
+            f"of a file" + (f"; did you mean {close[0]}?" if close else "")
+        )
+    return _read_file(path)
 
 
 def _from_module(model: nn.Module) -> tuple[StateDict, dict[str, Any]]:
-    return {key: value.detach().clone() for key, value in _clean(model.state_dict()).items()}, {}
+    settings = {} if isinstance(model, torch.jit.ScriptModule) else openclip.describe(model)
+    # Copies, so that what is done to the model later does not reach the frozen one.
+    tensors = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+    return _by_openai_names(tensors), settings
 
 
-def _clean(state_dict: StateDict) -> StateDict:
-    constants = ("input_resolution", "context_length", "vocab_size")
-    return {key: value for key, value in state_dict.items() if key not in constants}
+def _read_file(path: Path, checkpoint: bool = False) -> tuple[StateDict, dict[str, Any]]:
+    """Tensors of a file of any format, told by its first bytes, and what its metadata tells.
+
+    With `checkpoint`, also those of a training checkpoint, which has them under `state_dict`.
+    """
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if is_torchscript(path):
+        return _by_openai_names(read_torchscript(path)), {}
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(
+            f"{path} holds no weights that can be read safely: expected safetensors, an archive of "
+            f"TorchScript or a state dict saved by torch.save, got a file that begins with {head!r}"
+        ) from error
+    if isinstance(tensors, dict) and "state_dict" in tensors:
+        if not checkpoint:
+            raise UserError(
+                f"{path} is a training checkpoint, which does not tell its activation; name the "
+                f"model of open_clip's that was trained: {OPEN_CLIP}MODEL/{path}"
+            )
+        tensors = tensors["state_dict"]
+    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise UserError(f"{path} holds no state dict: expected tensors by name")
+    return _by_openai_names(tensors), {}
 
 
-def _split(state_dict: StateDict, prefix: str) -> tuple[StateDict, StateDict]:
-    chosen = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-    return chosen, {k: v for k, v in state_dict.items() if not k.startswith(prefix)}
+def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        settings = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged safetensors ({error}); get it again") from error
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return _by_openai_names(tensors), settings
+
+
+def _by_openai_names(tensors: StateDict) -> StateDict:
+    """Leaves out what is no weight, and undoes what open_clip's training puts before names."""
+    names = {key: key.removeprefix("module.").removeprefix("text.") for key in tensors}
+    return {name: tensors[key] for key, name in names.items() if name not in _CONSTANTS}

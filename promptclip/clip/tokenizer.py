@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import regex
 import torch
 from torch import Tensor
 
@@ -46,24 +45,29 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
 
 @functools.cache
 def _tokenizer() -> Any:
-    """open_clip's tokenizer, from its file alone: `import open_clip` takes seconds."""
-    package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise UserError("CLIP's tokenizer needs open_clip: pip install open_clip_torch")
-    spec = importlib.util.spec_from_file_location(
-        "promptclip._open_clip_tokenizer", Path(package.origin).with_name("tokenizer.py")
-    )
-    try:
-        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-    except (ImportError, OSError):  # a later open_clip may lay out its files otherwise
-        from open_clip import tokenizer as module
+    """open_clip's tokenizer, as OpenAI's."""
+    module = _module()
     tokenizer = module.SimpleTokenizer()
     # open_clip renamed the two markers; a text that spells one out must read as it did for OpenAI.
     pattern = tokenizer.pat.pattern
     for name, renamed in _MARKERS.items():
-        pattern = pattern.replace(renamed, regex.escape(name))
+        pattern = pattern.replace(renamed, module.re.escape(name))
         tokenizer.encoder[name] = tokenizer.encoder[renamed]
         tokenizer.cache[name] = name
-    tokenizer.pat = regex.compile(pattern, regex.IGNORECASE)
+    tokenizer.pat = module.re.compile(pattern, module.re.IGNORECASE)
     return tokenizer
+
+
+def _module() -> Any:
+    """open_clip's module, from its file alone: `import open_clip` takes seconds."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise UserError("CLIP's tokenizer needs open_clip: pip install open_clip_torch")
+    file = Path(package.origin).with_name("tokenizer.py")
+    spec = importlib.util.spec_from_file_location("promptclip._open_clip_tokenizer", file)
+    try:
+        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    except (ImportError, OSError):  # a later open_clip may lay out its files otherwise
+        return importlib.import_module("open_clip.tokenizer")
+    return module
