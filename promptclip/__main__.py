@@ -1,0 +1,7 @@
+"""`python -m promptclip`."""
+
+import sys
+
+from promptclip.cli import main
+
+sys.exit(main())

@@ -1,0 +1,298 @@
+"""From yaml files and a command line to one checked, frozen configuration.
+
+Merge order: Dassl's defaults, every method's options, `configs/trainers/base.yaml`, the data set's
+yaml, the method's yaml (its own keys, then its matching conditional sections), the command line.
+Nothing is overridden afterwards, and a key that does not exist is an error wherever it stands.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+import promptclip
+from promptclip.errors import UserError
+
+# Sections of a method's yaml that hold only for some number of shots, or some data set.
+CONDITIONAL = {"PER_SHOTS": ("DATASET", "NUM_SHOTS"), "PER_DATASET": ("DATASET", "NAME")}
+
+# Where a run stands and what it says on the way; none of it can change a number.
+NOT_HASHED = frozenset(
+    {
+        "DATASET.CFG",
+        "DATASET.ROOT",
+        "OUTPUT_DIR",
+        "RESUME",
+        "TEST.COMPUTE_CMAT",
+        "TEST.PER_CLASS_RESULT",
+        "TRAIN.CHECKPOINT_FREQ",
+        "TRAIN.PRINT_FREQ",
+        "VERBOSE",
+    }
+)
+
+# The values that Dassl's own keys may take: a set of choices, or a closed interval.
+_ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
+    "DATALOADER.NUM_WORKERS": (0, math.inf),
+    "DATALOADER.TEST.BATCH_SIZE": (1, math.inf),
+    "DATALOADER.TRAIN_X.BATCH_SIZE": (1, math.inf),
+    "DATASET.NUM_SHOTS": (-1, math.inf),
+    "DATASET.SUBSAMPLE_CLASSES": frozenset({"all", "base", "new"}),
+    "INPUT.INTERPOLATION": frozenset({"bicubic", "bilinear", "nearest"}),
+    "INPUT.SIZE": (1, math.inf),
+    "OPTIM.LR": (0, 1e6),
+    "OPTIM.LR_SCHEDULER": frozenset({"cosine", "multi_step", "single_step"}),
+    "OPTIM.MAX_EPOCH": (1, math.inf),
+    "OPTIM.MOMENTUM": (0, 1),
+    "OPTIM.NAME": frozenset({"adam", "adamw", "amsgrad", "radam", "rmsprop", "sgd"}),
+    "OPTIM.WARMUP_TYPE": frozenset({"constant", "linear"}),
+    "OPTIM.WEIGHT_DECAY": (0, 1e6),
+    "SEED": (-1, 2**32 - 1),
+    "TEST.FINAL_MODEL": frozenset({"best_val", "last_step"}),
+    "TEST.SPLIT": frozenset({"test", "val"}),
+}
+
+
+def configs_dir() -> Path:
+    """The folder `configs/`: at the top of a checkout, inside the package when installed."""
+    places = [Path(entry) / "configs" for entry in promptclip.__path__]
+    return next(place for place in places if place.is_dir())
+
+
+def default_cfg() -> CfgNode:
+    """Dassl's defaults, the keys that promptclip adds, and the options of every method."""
+    from promptclip import plugins
+
+    plugins.load_plugins()
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
+    cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
+    cfg.MODEL.EXACT_TEXTBOOK = False
+    cfg.TRAINER.REGULARIZERS = []
+    for name, method in plugins.methods().items():
+        options = dataclasses.asdict(method.Options())
+        cfg.TRAINER[name.upper()] = CfgNode({key.upper(): value for key, value in options.items()})
+    return cfg
+
+
+def build_cfg(
+    trainer: str,
+    dataset_config_file: str | Path,
+    config_file: str | Path,
+    *,
+    root: str = "",
+    seed: int | None = None,
+    output_dir: str = "",
+    overrides: Sequence[object] = (),
+) -> CfgNode:
+    """The frozen configuration of one run.
+
+    Args:
+        trainer: a method's name in any case, or "" when a file or an override sets TRAINER.NAME.
+        dataset_config_file: a data set's yaml, or "".
+        config_file: a method's yaml, or "".
+        root: the folder that holds the data sets; "" leaves DATASET.ROOT as configured.
+        seed: None leaves SEED as configured.
+        output_dir: "" leaves OUTPUT_DIR as configured.
+        overrides: KEY VALUE KEY VALUE ..., the last word on every key.
+
+    Raises:
+        UserError: for an unknown key, method or data set, and for a value of the wrong type or
+            out of range; the message names the key and the file that holds it.
+    """
+    flags = {"TRAINER.NAME": trainer, "DATASET.ROOT": root, "OUTPUT_DIR": output_dir, "SEED": seed}
+    command_line = _nested(
+        [(key, value) for key, value in flags.items() if value not in ("", None)]
+        + _pairs(overrides)
+    )
+    base = configs_dir() / "trainers" / "base.yaml"
+    files = [base, *(Path(file) for file in (dataset_config_file, config_file) if str(file))]
+    layers = [(str(file), read_yaml(file)) for file in files]
+    sections = {name: layers[-1][1].pop(name, {}) for name in CONDITIONAL}
+
+    defaults = default_cfg()
+    plain = _merged(defaults, [*layers, ("the command line", command_line)])
+    source = layers[-1][0]
+    conditional = []
+    for name, (node, key) in CONDITIONAL.items():
+        for value, section in sections[name].items():
+            layer = (f"{source}, {name} {value}", section)
+            _merged(defaults, [layer])  # a wrong key shall not wait for the run that selects it
+            if value == plain[node][key]:
+                conditional.append(layer)
+    cfg = _merged(defaults, [*layers, *conditional, ("the command line", command_line)])
+    _check(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """The mapping in a yaml file; an empty file gives an empty one."""
+    file = Path(file)
+    if not file.is_file():
+        siblings = sorted(path.stem for path in file.parent.glob("*.yaml"))
+        hint = f"; {file.parent} has {', '.join(siblings)}" if siblings else ""
+        raise UserError(f"no configuration file {file}{_meant(file.stem, siblings)}{hint}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid yaml: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold KEY: VALUE lines, got a {type(content).__name__}")
+    return content
+
+
+def config_hash(cfg: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits over everything in `cfg` that can change a number."""
+    text = json.dumps(_hashed(cfg), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def config_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """One "KEY: our value, not their value" for each hashed key that differs."""
+    a, b = _hashed(ours), _hashed(theirs)
+    return [
+        f"{key}: {a.get(key, 'absent')!r}, not {b.get(key, 'absent')!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, "absent") != b.get(key, "absent")
+    ]
+
+
+def closest(word: str, choices: Sequence[str]) -> str:
+    """The choice that `word` was probably meant to be, in any case of letters, or ""."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return by_lower[found[0]] if found else ""
+
+
+def _meant(word: str, choices: Sequence[str]) -> str:
+    match = closest(word, choices)
+    return f", did you mean {match}?" if match else ""
+
+
+def _pairs(overrides: Sequence[object]) -> list[tuple[str, object]]:
+    """KEY VALUE KEY VALUE ... as pairs."""
+    flag = next((word for word in overrides if str(word).startswith("--")), None)
+    if flag is not None:
+        raise UserError(f"{flag} stands after a KEY VALUE pair; flags come first")
+    if len(overrides) % 2:
+        raise UserError(f"overrides are KEY VALUE pairs; {overrides[-1]} has no value")
+    return [(str(key), value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)]
+
+
+def _nested(pairs: Sequence[tuple[str, object]]) -> dict[str, Any]:
+    """{"A": {"B": value}} of pairs ("A.B", value); the last of equal keys wins."""
+    tree: dict[str, Any] = {}
+    for key, value in pairs:
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    return tree
+
+
+def _merged(cfg: CfgNode, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> CfgNode:
+    """A copy of `cfg` with each (source, mapping) merged in turn."""
+    cfg = cfg.clone()
+    for source, layer in layers:
+        _merge(cfg, cfg, layer, source, "")
+    return cfg
+
+
+def _merge(root: CfgNode, node: CfgNode, layer: object, source: str, prefix: str) -> None:
+    if not isinstance(layer, Mapping):
+        raise UserError(f"{source}: {prefix[:-1]} is a section of keys, got {layer!r}")
+    for key, value in layer.items():
+        name = f"{prefix}{key}"
+        if key not in node:
+            raise UserError(f"{source}: unknown key {name}{_meant(name, list(_leaves(root)))}")
+        if isinstance(node[key], CfgNode):
+            _merge(root, node[key], value, source, f"{name}.")
+        else:
+            node[key] = _coerce(value, node[key], f"{source}: {name}")
+
+
+def _coerce(value: object, old: object, name: str) -> object:
+    """`value` as the type of `old`, by yacs' rules; a whole number is also a fraction."""
+    if isinstance(value, str):
+        # yaml reads 1e-5 and (224, 224) as text, and a command line has nothing but text.
+        with contextlib.suppress(ValueError, SyntaxError):
+            literal = ast.literal_eval(value)
+            value = value if isinstance(old, str) and not isinstance(literal, str) else literal
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if isinstance(old, list | tuple) and isinstance(value, list | tuple):
+        return type(old)(_coerce(v, old[0], name) if old else v for v in value)
+    if old is not None and type(value) is not type(old):
+        wanted = "True or False" if isinstance(old, bool) else f"a {type(old).__name__}"
+        raise UserError(f"{name} must be {wanted}, such as {old!r}; got {value!r}")
+    return value
+
+
+def _check(cfg: CfgNode) -> None:
+    """Resolve the names of method and data set, and refuse values out of range."""
+    from promptclip import plugins
+
+    cfg.TRAINER.NAME = plugins.trainer_name(cfg.TRAINER.NAME)
+    cfg.DATASET.NAME = plugins.dataset_name(cfg.DATASET.NAME)
+    values = _leaves(cfg)
+    for key, allowed in _ALLOWED.items():
+        value = values[key]
+        if isinstance(allowed, frozenset):
+            if value not in allowed:
+                choices = ", ".join(sorted(allowed))
+                hint = _meant(str(value), sorted(allowed))
+                raise UserError(f"{key} must be one of {choices}; got {value!r}{hint}")
+            continue
+        low, high = allowed
+        for number in value if isinstance(value, tuple) else (value,):
+            if not low <= number <= high:
+                limit = f"at least {low}" if math.isinf(high) else f"between {low} and {high:g}"
+                raise UserError(f"{key} must be {limit}; got {value!r}")
+    method = plugins.methods().get(cfg.TRAINER.NAME)
+    if method is not None:
+        options = cfg.TRAINER[cfg.TRAINER.NAME.upper()]
+        method.Options(**{key.lower(): value for key, value in options.items()})
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of a tree under its dotted name."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(walk(node, prefix))
+
+
+def _hashed(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change a number, as json gives it back.
+
+    Other methods' options are left out, so that a new method leaves every old result valid.
+    """
+    own = f"TRAINER.{cfg['TRAINER']['NAME'].upper()}."
+    relevant = {
+        key: value
+        for key, value in _leaves(cfg).items()
+        if key not in NOT_HASHED
+        and (not key.startswith("TRAINER.") or key.count(".") == 1 or key.startswith(own))
+    }
+    kept: dict[str, Any] = json.loads(json.dumps(relevant))
+    return kept

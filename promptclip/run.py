@@ -1,0 +1,193 @@
+"""One training or one test, from a configuration to `result.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from promptclip import plugins, results
+from promptclip.config import config_difference, config_hash
+from promptclip.errors import UserError
+from promptclip.files import write_json
+from promptclip.lock import LOCK_FILE, locked
+
+log = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"  # what a folder is for; written before the first number
+
+
+def run(
+    cfg: CfgNode,
+    *,
+    eval_only: bool = False,
+    model_dir: str = "",
+    load_epoch: int | None = None,
+    no_train: bool = False,
+) -> dict[str, Any]:
+    """Train and test, or only test, in `cfg.OUTPUT_DIR`.
+
+    A finished run of the same configuration is not repeated; an interrupted one goes on after its
+    last checkpoint. What fails before training starts leaves no trace on disk.
+
+    Args:
+        cfg: of `promptclip.config.build_cfg`.
+        eval_only: load a checkpoint and test it.
+        model_dir: with `eval_only`, the output folder of the training run.
+        load_epoch: with `eval_only`, the epoch to load; None means the best on validation.
+        no_train: build everything and stop, to try a configuration.
+
+    Returns:
+        The result, as in `result.json`; empty with `no_train`.
+
+    Raises:
+        UserError: if the input is unusable, or the folder holds another run.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    purpose = {
+        "config_hash": config_hash(cfg),
+        "model": _identity(model_dir) if eval_only else None,
+        "load_epoch": load_epoch if eval_only else None,
+        "config": json.loads(json.dumps(cfg)),
+    }
+    with _traceless(folder) as keep, locked(folder):
+        _refuse_other_run(folder, purpose)
+        done = results.read(folder)
+        if done is not None:
+            log.info("%s holds a finished run", folder)
+            keep()
+            return done
+        with _logged(folder):
+            log.info("%s\n%s", " ".join(sys.argv), cfg)
+            clock = Clock()
+            with clock("build"):
+                trainer = _build(cfg)
+                if eval_only:
+                    trainer.load_model(model_dir, epoch=load_epoch)
+            if no_train:
+                return {}
+            keep()
+            write_json(purpose, folder / RUN_FILE)
+            trainer.test = clock.timed("test", trainer.test)
+            if eval_only:
+                trainer.test()
+            else:
+                with clock("train"):
+                    trainer.train()
+                clock.seconds["train"] -= clock.seconds.get("test", 0.0)
+            result = results.collect(trainer, cfg, seconds=clock.seconds)
+            results.write(result, folder)
+            return result
+
+
+class Clock:
+    """Seconds spent in each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time inside to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, with its time added to `phase`."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self(phase):
+                return function(*args, **kwargs)
+
+        return call
+
+
+def _build(cfg: CfgNode) -> Any:
+    """The trainer, with data and weights loaded."""
+    plugins.load_plugins()
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    gc.collect()  # what an earlier run in this process has left
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
+
+
+def _identity(model_dir: str) -> str:
+    """What was trained in a folder; its path where that is not on record."""
+    file = Path(model_dir) / RUN_FILE
+    if model_dir and file.is_file():
+        return str(json.loads(file.read_text(encoding="utf-8"))["config_hash"])
+    return str(Path(model_dir).resolve()) if model_dir else ""
+
+
+def _refuse_other_run(folder: Path, purpose: dict[str, Any]) -> None:
+    """Raise `UserError` if the folder belongs to a run of another purpose."""
+    file = folder / RUN_FILE
+    remedy = "give another --output-dir, or delete the folder"
+    if not file.is_file():
+        if any(folder.glob("*/checkpoint")):
+            raise UserError(f"{folder} holds checkpoints without a {RUN_FILE} beside them; {remedy}")
+        return
+    other = json.loads(file.read_text(encoding="utf-8"))
+    if all(purpose[key] == other[key] for key in ("config_hash", "model", "load_epoch")):
+        return
+    difference = config_difference(purpose["config"], other["config"]) + [
+        f"{key}: {purpose[key]!r}, not {other[key]!r}"
+        for key in ("model", "load_epoch")
+        if purpose[key] != other[key]
+    ]
+    raise UserError(f"{folder} was written by another run ({'; '.join(difference)}); {remedy}")
+
+
+@contextlib.contextmanager
+def _traceless(folder: Path) -> Iterator[Callable[[], None]]:
+    """Take back the folders and files made inside, unless what this yields is called."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    kept = False
+
+    def keep() -> None:
+        nonlocal kept
+        kept = True
+
+    try:
+        yield keep
+    finally:
+        if not kept and folder in made:
+            for file in (*folder.glob("log.txt*"), folder / LOCK_FILE):
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                for path in made:
+                    path.rmdir()
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Write `folder/log.txt`, and leave no trace of that in this process.
+
+    Our runtime adds a handler to the root logger; the original Dassl replaces `sys.stdout`.
+    """
+    from dassl.utils import setup_logger
+
+    stdout, handlers = sys.stdout, list(logging.root.handlers)
+    setup_logger(str(folder))
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        for handler in [h for h in logging.root.handlers if h not in handlers]:
+            logging.root.removeHandler(handler)
+            handler.close()

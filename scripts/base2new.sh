@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Base-to-new: train on half of the classes, test on them and on the others, print the table.
+#
+#   bash scripts/base2new.sh METHOD[,METHOD...] DATASET [SEED...]      (seeds 1 2 3)
+#
+# DATASET is a file of configs/datasets. Environment: DATA, the folder that holds the data sets;
+# SHOTS (16); CFG, a file of configs/trainers/<METHOD>; OUTPUT (output). Finished runs are not
+# repeated, interrupted ones go on.
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+base2new "$@"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# From a fresh clone to a table: installs everything into .venv (with PROMPTCLIP_NO_VENV=1 into the
+# active environment), then runs base-to-new on the built-in benchmark for three methods and three
+# seeds. Needs Python 3.10 to 3.13; some minutes on two cores without a GPU, seconds when repeated.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+use_environment
+install emoji
+base2new --quiet "$@" zsclip,coop,dapt emoji
