@@ -26,8 +26,8 @@ class ImageNet(Benchmark):
         """List the folders; labels follow the sorted names of the training folders."""
         if Path(self.dataset_dir, "preprocessed.pkl").exists():
             log.info(
-                "preprocessed.pkl is not read: its list is in the order of the disk it was made on, "
-                "and a pickle can run code. CoOp's few-shot pickles are used where they are present"
+                "preprocessed.pkl is not read: its order is that of the disk it was made on, and "
+                "a pickle can run code. CoOp's few-shot pickles are used where there are any"
             )
         classnames = read_classnames(Path(self.dataset_dir, "classnames.txt"))
         train, val = (

@@ -95,12 +95,13 @@ class Benchmark(DatasetBase):
 
     def find_root(self, cfg: CfgNode) -> str:
         """The absolute path of the folder that holds `dataset_dir`."""
-        if not cfg.DATASET.ROOT:
+        root: str = cfg.DATASET.ROOT
+        if not root:
             raise UserError(
                 f"{type(self).__name__}: no data root is set; {self._layout()}: give the folder "
                 f"that holds {self.dataset_dir}/ with --root (in scripts: DATA=...)"
             )
-        return os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        return os.path.abspath(os.path.expanduser(root))
 
     def read_split(self) -> tuple[list[Picture], list[Picture] | None, list[Picture]]:
         """The whole training, validation and test parts, paths relative to `image_dir`.
