@@ -1,0 +1,250 @@
+"""What every method must do. A method is tested by being registered; none is named here."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mini_benchmark import CLASSES, cfg_of
+
+import promptclip
+from promptclip import plugins
+from promptclip.clip.model import FrozenCLIP
+from promptclip.config import build_cfg, configs_dir
+from promptclip.errors import UserError
+from promptclip.run import run
+
+METHODS = sorted(plugins.methods())
+
+
+def learns(name: str) -> bool:
+    """Whether the method has something to train."""
+    return plugins.methods()[name].Model is not plugins.methods()["ZeroshotCLIP"].Model
+
+
+LEARNERS = [name for name in METHODS if learns(name)]
+
+
+def build(method: str, mini: Path, output: Path, *overrides: object, seed: int = 1) -> Any:
+    """A trainer, seeded, ready for its first epoch."""
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    cfg = cfg_of(method, mini, output, *overrides, seed=seed)
+    set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
+
+
+def batch_of(trainer: Any) -> dict[str, Any]:
+    """One fixed training batch."""
+    torch.manual_seed(0)
+    return next(iter(trainer.train_loader_x))
+
+
+def steps(trainer: Any, count: int) -> list[float]:
+    """Losses of `count` steps on one batch, in the middle of an epoch."""
+    trainer.before_train()
+    trainer.set_model_mode("train")
+    trainer.num_batches, trainer.batch_idx = count + 1, 0
+    batch = batch_of(trainer)
+    return [trainer.forward_backward(batch)["loss"] for _ in range(count)]
+
+
+def clip_weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.clip.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forward(method, mini, tmp_path):
+    trainer = build(method, mini, tmp_path)
+    output = trainer.model(batch_of(trainer)["img"])
+    assert output.logits.shape == (8, len(CLASSES))
+    for features in (output.image_features, output.text_features):
+        torch.testing.assert_close(features.norm(dim=-1), torch.ones(features.shape[:-1]))
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+def test_only_the_prompts_learn_and_all_of_them(method, mini, tmp_path):
+    trainer = build(method, mini, tmp_path)
+    before = clip_weights(trainer)
+    learned = {k: v.detach().clone() for k, v in trainer.model.prompt_learner.named_parameters()}
+    trainer.optim.param_groups[0]["lr"] = 0.1  # the warm-up's would not show
+    steps(trainer, 1)
+    after = trainer.model.clip.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    named = dict(trainer.model.named_parameters())
+    assert {f"prompt_learner.{name}" for name in learned} <= named.keys()
+    for name, parameter in trainer.model.prompt_learner.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+        assert not torch.equal(parameter, learned[name]), name
+    assert trainer.num_trainable == sum(p.numel() for p in learned.values())
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+def test_loss_falls_on_one_batch(method, mini, tmp_path):
+    trainer = build(method, mini, tmp_path)
+    trainer.optim.param_groups[0]["lr"] = 0.02
+    losses = steps(trainer, 10)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+def test_checkpoint_loads_strictly_into_other_classes(method, mini, tmp_path):
+    base = ("DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", 1)
+    trained = build(method, mini, tmp_path / "base", *base)
+    trained.train()
+    other = build(
+        method, mini, tmp_path / "new", "DATASET.SUBSAMPLE_CLASSES", "new", "OPTIM.MAX_EPOCH", 1
+    )
+    assert other.num_classes != trained.num_classes
+    other.load_model(str(tmp_path / "base"), epoch=1)
+    state = other.model.prompt_learner.state_dict()
+    for name, tensor in trained.model.prompt_learner.named_parameters():
+        assert torch.equal(state[name], tensor)
+    assert 0 <= other.test() <= 100
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+@pytest.mark.parametrize("what", ["method", "backbone"])
+def test_checkpoint_of_another(what, method, mini, tmp_path):
+    build(method, mini, tmp_path, "OPTIM.MAX_EPOCH", 1).train()
+    file = tmp_path / "prompt_learner" / "model.pth.tar-1"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["state_dict"]["origin._extra_state"][what] = "another"
+    torch.save(checkpoint, file)
+    trainer = build(method, mini, tmp_path / "other")
+    with pytest.raises(UserError, match=f"with {what} 'another', but this run"):
+        trainer.load_model(str(tmp_path), epoch=1)
+    with pytest.raises(UserError, match="no checkpoint .*model.pth.tar-7"):
+        trainer.load_model(str(tmp_path), epoch=7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_numbers(method, mini, tmp_path):
+    results = [run(cfg_of(method, mini, tmp_path / str(i), seed=i // 2)) for i in range(4)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    if learns(method):
+        learned = [
+            torch.load(tmp_path / str(i) / "prompt_learner" / "model.pth.tar-3", weights_only=True)
+            for i in (0, 1, 2)
+        ]
+        first, same, other = (
+            [t for t in state["state_dict"].values() if isinstance(t, torch.Tensor)]
+            for state in learned
+        )
+        assert all(map(torch.equal, first, same))
+        assert not any(map(torch.equal, first, other))
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+def test_interrupted_run_ends_like_an_uninterrupted_one(method, mini, tmp_path, monkeypatch):
+    whole = run(cfg_of(method, mini, tmp_path / "whole"))
+    trainer_class = plugins.methods()[method]
+    forward_backward = trainer_class.forward_backward
+
+    def dies(self, batch):
+        if self.epoch == 1 and self.batch_idx == 1:
+            raise KeyboardInterrupt
+        return forward_backward(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_class, "forward_backward", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(cfg_of(method, mini, tmp_path / "parts"))
+    assert not (tmp_path / "parts" / "result.json").exists()
+    parts = run(cfg_of(method, mini, tmp_path / "parts"))
+    assert parts["metrics"] == whole["metrics"]
+    files = [tmp_path / name / "prompt_learner" / "model.pth.tar-3" for name in ("whole", "parts")]
+    one, other = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    for name, tensor in one.items():
+        if isinstance(tensor, torch.Tensor):
+            assert torch.equal(tensor, other[name])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unknown_key(method, mini, tmp_path):
+    with pytest.raises(UserError, match=f"unknown key TRAINER.{method.upper()}.PRECC"):
+        cfg_of(method, mini, tmp_path, f"TRAINER.{method.upper()}.PRECC", "fp32")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_value_out_of_range(method, mini, tmp_path):
+    key = f"TRAINER.{method.upper()}.PREC"
+    with pytest.raises(UserError, match=f"{key} must be .* got 'fp64'"):
+        cfg_of(method, mini, tmp_path, key, "fp64")
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])
+def test_precisions_on_the_cpu(precision, method, mini, tmp_path):
+    losses = {}
+    for name in ("fp32", precision):
+        key = f"TRAINER.{method.upper()}.PREC"
+        losses[name] = steps(build(method, mini, tmp_path / name, key, name), 3)
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=0.1)
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+def test_fast_path_trains_like_the_textbook_path(method, mini, tmp_path):
+    losses, learned = [], []
+    for textbook in (False, True):
+        trainer = build(method, mini, tmp_path / str(textbook), "MODEL.EXACT_TEXTBOOK", textbook)
+        assert trainer.model.clip.textbook == textbook
+        trainer.optim.param_groups[0]["lr"] = 0.01
+        losses.append(steps(trainer, 5))
+        learned.append([p.detach() for p in trainer.model.prompt_learner.parameters()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for fast, textbook in zip(*learned, strict=True):
+        assert (fast - textbook).abs().max() < 1e-5 * textbook.abs().max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_text_features_are_computed_once_per_test(method, mini, tmp_path, monkeypatch):
+    trainer = build(method, mini, tmp_path, "DATALOADER.TEST.BATCH_SIZE", 4)
+    calls = []
+    encode_text = FrozenCLIP.encode_text
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return encode_text(*args, **kwargs)
+
+    monkeypatch.setattr(FrozenCLIP, "encode_text", counted)
+    assert len(trainer.test_loader) > 1
+    trainer.test()
+    trainer.test()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_published_yaml_loads(method, mini):
+    cfg = build_cfg(method, mini, configs_dir() / "trainers" / method / "vit_b16.yaml")
+    assert cfg.TRAINER.NAME == method
+
+
+def trainer_files() -> list[Path]:
+    (folder,) = (Path(p) / "trainers" for p in promptclip.__path__ if (Path(p) / "trainers").is_dir())
+    return sorted(folder.glob("*.py"))
+
+
+@pytest.mark.parametrize("file", trainer_files(), ids=lambda file: file.stem)
+def test_trainer_file_is_short_and_documented(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 120
+    assert "arXiv" in (ast.get_docstring(ast.parse(text)) or "")
+
+
+def test_no_run_of_six_lines_stands_in_two_trainer_files():
+    seen: dict[tuple[str, ...], Path] = {}
+    for file in trainer_files():
+        lines = [line.strip() for line in file.read_text().splitlines()]
+        lines = [
+            line for line in lines if line and not line.startswith(("import ", "from ", "#", ")"))
+        ]
+        for start in range(len(lines) - 5):
+            window = tuple(lines[start : start + 6])
+            assert seen.setdefault(window, file) == file, window
