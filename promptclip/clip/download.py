@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
@@ -69,12 +68,13 @@ def download(address: str, path: Path, sha256: str) -> None:
     Raises:
         UserError: if it cannot be had, or has another checksum; nothing is left behind then.
     """
-    part = None
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             urllib.request.urlopen(address, timeout=_TIMEOUT) as answer,
-            tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file,
+            part.open("wb") as file,
             tqdm(
                 total=int(answer.headers.get("Content-Length", 0)) or None,
                 desc=path.name,
@@ -82,14 +82,12 @@ def download(address: str, path: Path, sha256: str) -> None:
                 unit_scale=True,
             ) as progress,
         ):
-            part = Path(file.name)
-            digest = hashlib.sha256()
             while chunk := answer.read(_CHUNK):
                 file.write(chunk)
                 digest.update(chunk)
                 progress.update(len(chunk))
-        if digest.hexdigest() != sha256:
-            raise OSError(f"what came has {digest.hexdigest()}, {part.stat().st_size} bytes")
+        if (came := digest.hexdigest()) != sha256:
+            raise OSError(f"{part.stat().st_size} bytes came, their SHA-256 is {came}")
         part.replace(path)
     except (OSError, HTTPException) as error:
         raise UserError(
@@ -97,8 +95,7 @@ def download(address: str, path: Path, sha256: str) -> None:
             f"try again, or put it there yourself: its SHA-256 is {sha256}"
         ) from error
     finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isqrt
 
+import torch
 from torch import Tensor, nn
 
 from promptclip.clip.config import CLIPConfig
@@ -93,6 +94,8 @@ def check_tensors(
     for name, shape in shapes.items():
         if (came := tuple(state_dict[name].shape)) != shape:
             raise UserError(f"the shape of {name} must be {list(shape)}, is {list(came)}")
+    if config.activation not in {"quick_gelu", "gelu"}:
+        raise UserError(f'the activation must be "quick_gelu" or "gelu", is {config.activation!r}')
     for tower, width, heads in (
         ("text", config.text_width, config.text_heads),
         ("image", config.visual_width, config.visual_heads),
@@ -105,15 +108,24 @@ def check_tensors(
 
 
 def build_resnet(state_dict: Mapping[str, Tensor], config: CLIPConfig) -> nn.Module | None:
-    """The image tower of a CLIP with OpenAI's modified ResNet, its weights not loaded yet."""
+    """The image tower of a CLIP with OpenAI's modified ResNet, still without storage.
+
+    Args:
+        state_dict: tensors by OpenAI's names.
+        config: the sizes that they have.
+
+    Returns:
+        The module, or None if the image tower is not a ResNet.
+    """
     layers = _resnet_layers(state_dict)
     if not any(layers):
         return None
     from open_clip.modified_resnet import ModifiedResNet
 
-    resnet: nn.Module = ModifiedResNet(
-        layers, config.embed_dim, config.visual_heads, config.image_size, config.visual_width
-    )
+    with torch.device("meta"):
+        resnet: nn.Module = ModifiedResNet(
+            layers, config.embed_dim, config.visual_heads, config.image_size, config.visual_width
+        )
     return resnet
 
 

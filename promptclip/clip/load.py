@@ -48,14 +48,16 @@ _CONSTANTS = {"input_resolution", "context_length", "vocab_size"}
 def resolve_precision(name: str, device: torch.device | str) -> str:
     """The precision to run in: what was asked for, or for "auto" what suits the device.
 
-    On CUDA that is "amp", which keeps the prompts and the sums in fp32; elsewhere "fp32": half
-    precision is slow on most CPUs, and without loss scaling not safe to train in on MPS.
+    That is "amp" on a CUDA device that computes in bf16, which has the range of fp32 and so needs
+    no loss scaling. Elsewhere it is "fp32": fp16 would need scaling, and CPUs are slow in both.
 
     Raises:
         UserError: if there is no such precision.
     """
     if name == "auto":
-        return "amp" if torch.device(device).type == "cuda" else "fp32"
+        on_cuda = torch.device(device).type == "cuda"
+        half = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "amp" if half else "fp32"
     if name not in PRECISIONS:
         raise UserError(f'precision must be one of {", ".join(PRECISIONS)} or auto, got "{name}"')
     return name
@@ -103,11 +105,12 @@ def read_clip(source: Source) -> tuple[StateDict, CLIPConfig, nn.Module | None]:
         config = dataclasses.replace(infer_config(state_dict), **settings)
         visual = build_resnet(state_dict, config)
         check_tensors(state_dict, config, visual)
-    except UserError as error:
-        raise UserError(f"{name} is not a supported CLIP: {error}") from None
+    except (UserError, TypeError) as error:  # TypeError: metadata with other fields or types
+        raise UserError(f"{name} is not a supported CLIP: {error}") from error
     if visual is not None:
         image = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith("visual.")}
-        visual.load_state_dict({key.removeprefix("visual."): image[key] for key in image})
+        image = {key.removeprefix("visual."): tensor for key, tensor in image.items()}
+        visual.load_state_dict(image, assign=True)
         visual.eval().requires_grad_(False)
     return state_dict, config, visual
 
@@ -141,8 +144,11 @@ def _read_file(path: Path, checkpoint: bool = False) -> tuple[StateDict, dict[st
 
     With `checkpoint`, also those of a training checkpoint, which has them under `state_dict`.
     """
-    with path.open("rb") as file:
-        head = file.read(24)
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if head[8:9] == b"{":
         return _read_safetensors(path)
     if is_torchscript(path):
@@ -152,7 +158,8 @@ def _read_file(path: Path, checkpoint: bool = False) -> tuple[StateDict, dict[st
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(
             f"{path} holds no weights that can be read safely: expected safetensors, an archive of "
-            f"TorchScript or a state dict saved by torch.save, got a file that begins with {head!r}"
+            f"TorchScript or a state dict of torch.save, got a file that begins with {head!r}; "
+            "it may be damaged: get it again"
         ) from error
     if isinstance(tensors, dict) and "state_dict" in tensors:
         if not checkpoint:
@@ -171,8 +178,8 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        settings = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        settings = dict(json.loads(metadata.get(METADATA_KEY, "{}")))
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged safetensors ({error}); get it again") from error
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     return _by_openai_names(tensors), settings

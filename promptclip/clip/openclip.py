@@ -63,7 +63,7 @@ def find(name: str) -> tuple[Path, dict[str, Any]]:
     ]
     if unusual:
         raise UserError(
-            f"open_clip's {model} is not supported ({', '.join(sorted(unusual))}); {SUPPORTED}"
+            f"open_clip's {model} is not supported ({', '.join(sorted(set(unusual)))}); {SUPPORTED}"
         )
     vision, text = CLIPVisionCfg(**vision), CLIPTextCfg(**text)
 
