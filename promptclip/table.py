@@ -13,13 +13,14 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from promptclip import results
 from promptclip.errors import UserError
@@ -31,7 +32,7 @@ _RUN = re.compile(
 )
 _RowKey: TypeAlias = tuple[str, int, str, str]  # data set, shots, method, configuration
 _CellKey: TypeAlias = tuple[str, int]  # column, seed
-_HEADINGS = ("method", "base", "new", "H", "seeds", "parameters", "seconds")
+_HEADINGS = ("method", "base", "new", "H", "seeds", "params", "seconds")
 CAPTION = (
     "Accuracy in percent, mean ± sample standard deviation over seeds. "
     "H: the harmonic mean of base and new for each seed, then as above."
@@ -77,14 +78,17 @@ class Cell:
         seeds: dict[str, list[int]] = {}
         for seed, problem in sorted(self.problems.items()):
             seeds.setdefault(problem, []).append(seed)
-        lines = [f"{problem}: {_seeds(of)}" for problem, of in seeds.items()]
+        lines = [
+            f"{problem} seed{'s' if len(of) > 1 else ''} {' '.join(map(str, of))}"
+            for problem, of in seeds.items()
+        ]
         return [self.refusal, *lines] if self.refusal else lines
 
     def lines(self) -> list[str]:
-        """The number, if there is one, and the notes."""
+        """The number, empty if there is none, and the notes."""
         number = "" if self.mean is None else f"{self.mean:.2f}"
         spread = "" if self.deviation is None else f" ± {self.deviation:.2f}"
-        return [number + spread, *self.notes()] if number else self.notes()
+        return [number + spread, *self.notes()]
 
     def as_json(self) -> dict[str, Any]:
         """All that is known, at full precision."""
@@ -115,17 +119,22 @@ class Row:
     @property
     def h(self) -> Cell:
         """Harmonic mean of each seed that has both halves."""
-        base, new = self.base, self.new
-        both = {s: harmonic(base.values[s], new.values[s]) for s in base.values if s in new.values}
-        unpaired = {seed: "unpaired" for seed in self.seeds if seed not in both}
-        return Cell(both, unpaired, base.refusal)
+        base, new = self.base.values, self.new.values
+        unpaired = dict.fromkeys(sorted(base.keys() ^ new.keys()), "unpaired")
+        values = {
+            seed: harmonic(base[seed], new[seed]) for seed in sorted(base.keys() & new.keys())
+        }
+        return Cell(values, unpaired, self.base.refusal)
 
     @property
     def h_of_means(self) -> float | None:
-        """Harmonic mean of the mean over seeds of base and of new."""
-        if self.base.mean is None or self.new.mean is None:
+        """Harmonic mean of the means of base and of new, over the seeds that have both."""
+        if self.base.refusal or not self.h.values:
             return None
-        return harmonic(self.base.mean, self.new.mean)
+        base, new = (
+            statistics.fmean(c.values[s] for s in self.h.values) for c in (self.base, self.new)
+        )
+        return harmonic(base, new)
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,7 @@ def build(root: str | Path) -> Table:
     Raises:
         UserError: if there is no such folder, or no run below it.
     """
-    root = Path(root).resolve()
+    root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise UserError(f"no folder {root}; give the output folder of some runs")
     runs: dict[_RowKey, dict[_CellKey, Path]] = {}
@@ -258,7 +267,7 @@ def _row(
             values[phase][seed] = result["metrics"]["accuracy"]
             seconds[seed] = seconds.get(seed, 0.0) + sum(result["seconds"].values())
     trainable = [result["trainable_parameters"] for result in found.values() if result]
-    refusal = "different configurations" if _difference(found) else ""
+    refusal = "not averaged" if _difference(found) else ""
     return Row(
         *key,
         base=Cell(values["base"], problems["base"], refusal),
@@ -277,12 +286,12 @@ def _problem(
         return "missing"
     if result is None:
         if (folder / results.RESULT_FILE).exists():
-            return "damaged result.json"
-        return "failed" if results.read_failure(folder) else "no result.json"
+            return "damaged result.json of"
+        return "failed" if results.read_failure(folder) else "no result.json of"
     identity = (result["shots"], result["method"], result["subsample"], result["seed"])
     if identity != (row[1], row[2], phase, seed):
-        return "result of another run"
-    return "" if result["metrics"] else "not tested"
+        return "misplaced"
+    return "" if result["metrics"] else "untested"
 
 
 def _difference(found: Mapping[_CellKey, dict[str, Any] | None]) -> str:
@@ -331,10 +340,6 @@ def _notes(
             )
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {' '.join(map(str, seeds))}"
-
-
 def _groups(table: Table) -> Iterator[tuple[str, list[Row]]]:
     for (dataset, shots), rows in itertools.groupby(table.rows, lambda r: (r.dataset, r.shots)):
         yield f"{dataset}, {shots} shots, base to new", list(rows)
@@ -363,13 +368,23 @@ def _text(table: Table, width: int | None) -> str:
     width = width or shutil.get_terminal_size((100, 24)).columns
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False)
     for title, rows in _groups(table):
-        grid = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        for index, heading in enumerate(_HEADINGS):
-            # Folding breaks a number over two lines at worst; it never leaves digits out.
-            grid.add_column(heading, justify="right" if index else "left", overflow="fold")
-        for row in rows:
-            cells = _cells(row, several=len({r.cfg for r in rows}) > 1)
-            grid.add_row(*("\n".join(lines) for lines in cells))
+        console.print(title)
+        cells = [_cells(row, several=len({r.cfg for r in rows}) > 1) for row in rows]
+        first_lines = [_HEADINGS, *([cell[0] for cell in row] for row in cells)]
+        widths = [max(map(len, column)) for column in zip(*first_lines, strict=True)]
+        if sum(widths) + 2 * len(widths) > width:  # too narrow for numbers side by side
+            for row in cells:
+                console.print()
+                for heading, cell in zip(_HEADINGS, row, strict=True):
+                    console.print(f"{heading}: {', '.join(filter(None, cell))}")
+            console.print()
+            continue
+        grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for heading, least in zip(_HEADINGS, widths, strict=True):
+            justify: Literal["left", "right"] = "right" if grid.columns else "left"
+            grid.add_column(heading, justify=justify, min_width=least)
+        for row in cells:
+            grid.add_row(*("\n".join(filter(None, cell)) for cell in row))
         console.print(grid)
     for line in (CAPTION, *table.notes):
         console.print(line)
@@ -384,7 +399,7 @@ def _markdown(table: Table) -> str:
         for row in rows:
             cells = _cells(row, several=len({r.cfg for r in rows}) > 1)
             cells.insert(4, ["" if row.h_of_means is None else f"{row.h_of_means:.2f}"])
-            texts = ("<br>".join(cell).replace("|", "\\|") for cell in cells)
+            texts = ("<br>".join(filter(None, cell)).replace("|", "\\|") for cell in cells)
             lines.append(f"| {' | '.join(texts)} |")
         lines.append("")
     lines += [f"{CAPTION} {H_OF_MEANS}", *(f"- {note}" for note in table.notes)]
