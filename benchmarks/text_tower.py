@@ -65,7 +65,9 @@ def random_weights(config: CLIPConfig) -> dict[str, Tensor]:
             weights[f"{block}.{name}weight"] = torch.randn(shape) * shape[1] ** -0.5 / 2
             weights[f"{block}.{name}bias"] = torch.randn(shape[0]) * 0.01
     norms = ["visual.ln_pre", "visual.ln_post", "ln_final"]
-    norms += [f"transformer.resblocks.{i}.ln_{j}" for i in range(config.text_layers) for j in (1, 2)]
+    norms += [
+        f"transformer.resblocks.{i}.ln_{j}" for i in range(config.text_layers) for j in (1, 2)
+    ]
     for norm in norms:
         weights[f"{norm}.weight"] = torch.ones(v if norm.startswith("visual") else t)
         weights[f"{norm}.bias"] = torch.zeros(v if norm.startswith("visual") else t)

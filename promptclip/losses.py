@@ -48,6 +48,6 @@ def inter_dispersion(text_features: Tensor, temperature: float = 2.0) -> Tensor:
         return text_features.new_zeros(())
     # pdist would have no gradient where two classes coincide
     cosines = text_features @ text_features.T
-    row, column = torch.triu_indices(*cosines.shape, offset=1, device=cosines.device)
+    row, column = torch.triu_indices(len(cosines), len(cosines), 1, device=cosines.device)
     squared = (2 - 2 * cosines[row, column]).clamp(min=0)
     return torch.exp(-temperature * squared).mean()

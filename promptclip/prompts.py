@@ -34,7 +34,7 @@ class Rows(nn.Module):
         super().__init__()
         vocabulary = clip.config.vocab_size
         is_learned = numbers >= vocabulary
-        words, index = numbers.masked_fill(is_learned, 0).unique(return_inverse=True)
+        words, index = torch.unique(numbers.masked_fill(is_learned, 0), return_inverse=True)
         index = torch.where(is_learned, numbers - vocabulary + len(words), index)
         device = clip.device
         self.register_buffer("fixed", clip.token_embedding[words.to(device)], persistent=False)
@@ -164,7 +164,7 @@ class TextContext(nn.Module):
             shape = (len(classnames), n_ctx, width) if csc else (n_ctx, width)
             ctx = torch.empty(shape, device=clip.device).normal_(std=0.02)
         self.ctx = nn.Parameter(ctx.clone().contiguous())
-        start = tokenize([""])[0, 0].item()
+        start = int(tokenize([""])[0, 0])
         sequences = []
         for c, name in enumerate(name.replace("_", " ") for name in classnames):
             first = clip.config.vocab_size + (c * n_ctx if csc else 0)
@@ -175,7 +175,7 @@ class TextContext(nn.Module):
             sequences.append([start, *slots[:before], *own[:named], *slots[before:], *own[named:]])
         self.tokens = TextTokens(clip, sequences, classnames)
 
-    def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:  # noqa: ARG002
+    def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:
         """The context at the first layer: [n_ctx, D], class-specific ones one after the other."""
         return self.ctx.flatten(0, -2) if layer == 0 else None
 
@@ -210,4 +210,5 @@ class VisualTokens(nn.Module):
         """The tokens of this layer, [B, n_tokens, D]."""
         if layer >= len(self.ctx):
             return None
-        return self.dropout(self.ctx[layer].expand(len(tokens), -1, -1))
+        own: Tensor = self.dropout(self.ctx[layer].expand(len(tokens), -1, -1))
+        return own

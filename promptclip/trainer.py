@@ -55,14 +55,12 @@ class MethodOptions:
 
 @dataclass
 class Output:
-    """What a model makes of a batch: logits [B, C], unit image features [B, D], unit text
-    features [C, D] (or [B, C, D] where every image has its own), and what else its losses need.
-    """
+    """What a model makes of a batch."""
 
-    logits: Tensor
-    image_features: Tensor
-    text_features: Tensor
-    aux: dict[str, Any] = field(default_factory=dict)
+    logits: Tensor  # [B, C]
+    image_features: Tensor  # unit vectors, [B, D]
+    text_features: Tensor  # unit vectors, [C, D], or [B, C, D] where every image has its own
+    aux: dict[str, Any] = field(default_factory=dict)  # what else a method's losses need
 
 
 class PromptModel(nn.Module):
@@ -75,6 +73,7 @@ class PromptModel(nn.Module):
         template: the benchmark's hand-written prompt, with `{}` for the class name.
     """
 
+    clip: FrozenCLIP
     prompt_learner: nn.Module
 
     def __init__(
@@ -152,6 +151,9 @@ class PromptTrainer(TrainerX):
 
     Options: ClassVar[type[MethodOptions]]
     Model: ClassVar[type[PromptModel]]
+    options: Any  # an instance of `Options`
+    model: PromptModel
+    train_loader_x: Any
 
     def check_cfg(self, cfg: Any) -> None:
         """Read the method's options, which checks them."""
@@ -266,7 +268,7 @@ class PromptTrainer(TrainerX):
         self.model.forget()
         return accuracy
 
-    def model_inference(self, input: Tensor) -> Tensor:  # noqa: A002 - Dassl's name
+    def model_inference(self, input: Tensor) -> Tensor:
         """Logits [B, C]."""
         logits: Tensor = self.model(input).logits
         return logits
@@ -290,9 +292,13 @@ class PromptTrainer(TrainerX):
             try:
                 checkpoint = load_checkpoint(path)
             except FileNotFoundError as error:
-                raise UserError(f"no checkpoint {path}; train first, or set --load-epoch") from error
+                raise UserError(
+                    f"no checkpoint {path}; train first, or set --load-epoch"
+                ) from error
             _load_strictly(model, checkpoint["state_dict"], path)
-            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, checkpoint["epoch"])
+            log.info(
+                'Loading weights to %s from "%s" (epoch = %d)', name, path, checkpoint["epoch"]
+            )
 
 
 def _load_strictly(model: nn.Module, state: dict[str, Any], path: str) -> None:

@@ -227,8 +227,8 @@ def test_published_yaml_loads(method, mini):
 
 
 def trainer_files() -> list[Path]:
-    (folder,) = (Path(p) / "trainers" for p in promptclip.__path__ if (Path(p) / "trainers").is_dir())
-    return sorted(folder.glob("*.py"))
+    folders = (Path(place) / "trainers" for place in promptclip.__path__)
+    return sorted(file for folder in folders for file in folder.glob("*.py"))
 
 
 @pytest.mark.parametrize("file", trainer_files(), ids=lambda file: file.stem)

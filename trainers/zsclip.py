@@ -16,7 +16,7 @@ from promptclip.trainer import MethodOptions, PromptModel, PromptTrainer
 class ZeroshotCLIPModel(PromptModel):
     """Text features of `template` with every class name."""
 
-    def build(self, options: MethodOptions) -> None:  # noqa: ARG002
+    def build(self, options: MethodOptions) -> None:
         """Nothing is learned."""
         self.prompt_learner = nn.Module()
 

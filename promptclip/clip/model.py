@@ -13,7 +13,7 @@ and nothing has to be patched. The text tower has two paths with equal results:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +37,15 @@ class Prompter(Protocol):
     are those that the slots of the sequences stand for, and `tokens` is None.
     """
 
-    def __call__(self, layer: int, tokens: Tensor | None) -> Tensor | None: ...
+    def __call__(self, layer: int, tokens: Any) -> Tensor | None:
+        """Prompt tokens for this layer."""
 
 
 class LayerNorm(nn.Module):
     """Frozen layer normalisation over the last axis, computed in fp32."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -50,11 +54,21 @@ class LayerNorm(nn.Module):
         self.register_buffer("bias", weights[f"{prefix}.bias"].float())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
         return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias).to(self.dtype)
 
 
 class Block(nn.Module):
     """One frozen pre-norm transformer block, its steps usable on any packing of the tokens."""
+
+    in_weight: Tensor
+    in_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
+    fc_weight: Tensor
+    fc_bias: Tensor
+    proj_weight: Tensor
+    proj_bias: Tensor
 
     def __init__(
         self,
@@ -83,7 +97,7 @@ class Block(nn.Module):
         rows = slice(first * width, last * width)
         parts = F.linear(x, self.in_weight[rows], self.in_bias[rows])
         parts = parts.unflatten(-1, (last - first, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
-        return parts.unbind(0)
+        return tuple(parts)
 
     def queries_keys_values(
         self, x: Tensor, read: Tensor | slice | None = None
@@ -124,7 +138,7 @@ def _blocks(
     heads: int,
     activation: str,
     dtype: torch.dtype,
-) -> nn.ModuleList:
+) -> Any:  # a ModuleList forgets that its items are blocks
     return nn.ModuleList(
         Block(weights, f"{prefix}.{i}", heads, activation, dtype) for i in range(layers)
     )
@@ -142,6 +156,15 @@ class FrozenCLIP(nn.Module):
         visual: an image tower that is no vision transformer ([B, 3, H, W] -> [B, embed_dim]).
         half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
     """
+
+    patch_weight: Tensor
+    class_embedding: Tensor
+    visual_positions: Tensor
+    visual_projection: Tensor
+    token_embedding: Tensor
+    text_positions: Tensor
+    text_projection: Tensor
+    logit_scale: Tensor
 
     def __init__(
         self,
@@ -198,7 +221,7 @@ class FrozenCLIP(nn.Module):
         self.register_buffer("logit_scale", state_dict["logit_scale"].detach().float().exp())
         self.eval()
 
-    def train(self, mode: bool = True) -> FrozenCLIP:  # noqa: ARG002 - a frozen model has one mode
+    def train(self, mode: bool = True) -> FrozenCLIP:
         """Stay in evaluation mode, whatever the model around asks for."""
         return super().train(False)
 
@@ -261,9 +284,7 @@ class FrozenCLIP(nn.Module):
 
     # ------------------------------------------------------------------ text
 
-    def encode_text(
-        self, prompts: TextTokens | Tensor, prompter: Prompter | None = None
-    ) -> Tensor:
+    def encode_text(self, prompts: TextTokens | Tensor, prompter: Prompter | None = None) -> Tensor:
         """Features, not normalised, of one prompt per class.
 
         Args:
@@ -304,10 +325,10 @@ class FrozenCLIP(nn.Module):
                 prefix = prompts.prefix.replace(prefix, deep)
                 suffix = prompts.suffix.replace(suffix, deep)
             read = prompts.suffix_ends if layer == last else None
-            shared = block.queries_keys_values(block.ln_1(prefix))
-            suffix = _suffix_block(block, suffix, shared[1], shared[2], prompts.groups, read)
+            query, key, value = block.queries_keys_values(block.ln_1(prefix))
+            suffix = _suffix_block(block, suffix, key, value, prompts.groups, read)
             if layer < last:
-                attended = F.scaled_dot_product_attention(*shared, is_causal=True)
+                attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
                 prefix = block.finish(prefix, attended)
         return suffix[..., prompts.in_class_order, :]
 

@@ -16,7 +16,13 @@ from promptclip.prompts import POSITIONS, TextContext, TextTokens, VisualTokens
 
 TOLERANCE = 1e-5
 NAMES = {
-    "mixed": ["dog", "fire_engine", "a rather long class name, with comma", "ox", "mother-in-law's"],
+    "mixed": [
+        "dog",
+        "fire_engine",
+        "a rather long class name, with comma",
+        "ox",
+        "mother-in-law's",
+    ],
     "one class": ["dog"],
     "equal lengths": ["cat", "dog", "owl"],
     "near the limit": ["dog", " ".join(["word"] * 68)],
