@@ -1,0 +1,5 @@
+"""From picture to tensor."""
+
+from dassl.data.transforms.transforms import INTERPOLATION_MODES, build_transform
+
+__all__ = ["INTERPOLATION_MODES", "build_transform"]
