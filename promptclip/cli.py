@@ -172,7 +172,7 @@ def _base2new(args: argparse.Namespace) -> int:
         shots=args.shots,
         cfg_name=args.cfg,
         output=args.output,
-        parts=(args.part,) if args.part else ("train", "test"),
+        parts=(args.part,) if args.part else tuple(protocols.PARTS),
         overrides=[part for pair in args.set for part in pair],
         quiet=args.quiet,
     )

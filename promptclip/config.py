@@ -63,6 +63,15 @@ _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "TEST.SPLIT": frozenset({"test", "val"}),
 }
 
+_KINDS = {
+    bool: "True or False",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "text",
+    tuple: "a tuple",
+}
+
 
 def configs_dir() -> Path:
     """The folder `configs/`: at the top of a checkout, inside the package when installed."""
@@ -238,8 +247,8 @@ def _coerce(value: object, old: object, name: str) -> object:
     if isinstance(old, list | tuple) and isinstance(value, list | tuple):
         return type(old)(_coerce(v, old[0], name) if old else v for v in value)
     if old is not None and type(value) is not type(old):
-        wanted = "True or False" if isinstance(old, bool) else f"a {type(old).__name__}"
-        raise UserError(f"{name} must be {wanted}, such as {old!r}; got {value!r}")
+        kind = _KINDS.get(type(old), type(old).__name__)
+        raise UserError(f"{name} must be {kind}, such as {old!r}; got {value!r}")
     return value
 
 

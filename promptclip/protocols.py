@@ -20,6 +20,10 @@ from promptclip.run import run
 
 log = logging.getLogger(__name__)
 
+PROTOCOL = "base2new"
+# Part -> its folder in CoOp's output tree, and the classes that it is tested on.
+PARTS = {"train": ("train_base", "base"), "test": ("test_new", "new")}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -29,10 +33,9 @@ class Run:
     model: Run | None = None
 
     def __str__(self) -> str:
-        """Such as "CoOp, seed 1, train base"."""
-        what = "train" if self.model is None else "test"
-        classes = self.cfg.DATASET.SUBSAMPLE_CLASSES
-        return f"{self.cfg.TRAINER.NAME}, seed {self.cfg.SEED}, {what} {classes}"
+        """Such as "CoOp, seed 1, base classes"."""
+        cfg = self.cfg
+        return f"{cfg.TRAINER.NAME}, seed {cfg.SEED}, {cfg.DATASET.SUBSAMPLE_CLASSES} classes"
 
     def __call__(self) -> dict[str, Any]:
         """The result; see `promptclip.run.run`."""
@@ -59,7 +62,7 @@ def base2new(
     shots: int = 16,
     cfg_name: str = "",
     output: str = "output",
-    parts: Sequence[str] = ("train", "test"),
+    parts: Sequence[str] = tuple(PARTS),
     overrides: Sequence[object] = (),
     quiet: bool = False,
 ) -> int:
@@ -69,11 +72,12 @@ def base2new(
 
     Args:
         methods: names in any case, such as "coop".
-        dataset: stem of a file in `configs/datasets`.
+        dataset: stem of a file in `configs/datasets`, or the path of a yaml file.
         root: the folder that holds the data sets.
         seeds: of the runs, each with its own few-shot sample.
         shots: training pictures per class.
-        cfg_name: stem of a file in `configs/trainers/<METHOD>`; "" takes the data set's choice.
+        cfg_name: stem of a file in `configs/trainers/<METHOD>`, or the path of a yaml file; ""
+            takes the data set's choice.
         output: results go below `<output>/base2new`.
         parts: "train" trains on base and tests on base, "test" tests on new.
         overrides: KEY VALUE KEY VALUE ... for every run.
@@ -85,39 +89,40 @@ def base2new(
     Raises:
         UserError: for unusable input, before anything is run.
     """
-    places = {"train": ("train_base", "base"), "test": ("test_new", "new")}
+    planned: list[Run] = []
     dataset_file = _config_file("datasets", dataset)
-    planned = []
+    half = Path(dataset_file.stem, f"shots_{shots}")
     for method in map(plugins.trainer_name, methods):
         name = cfg_name or build_cfg(method, dataset_file, "").DATASET.CFG
         config_file = _config_file(f"trainers/{method}", name)
         for seed in seeds:
             runs: dict[str, Run] = {}
-            for part, (place, classes) in places.items():
-                folder = Path(output, "base2new", place, dataset, f"shots_{shots}")
+            for part, (place, classes) in PARTS.items():
+                folder = Path(output, PROTOCOL, place, half, method, config_file.stem)
                 cfg = build_cfg(
                     method,
                     dataset_file,
                     config_file,
                     root=root,
                     seed=seed,
-                    output_dir=str(folder / method / name / f"seed{seed}"),
+                    output_dir=str(folder / f"seed{seed}"),
                     overrides=[
                         *("DATASET.NUM_SHOTS", shots, "DATASET.SUBSAMPLE_CLASSES", classes),
                         *overrides,
                     ],
                 )
                 runs[part] = Run(cfg, runs.get("train"))
-            planned += [runs[part] for part in places if part in parts]
+            planned += [runs[part] for part in parts]
     failed = _run_all(planned, quiet)
-    log.info("%s", table.render(table.build(Path(output, "base2new")), "text"))
+    # The table of one half finds the other; those of other data sets are not asked for.
+    log.info("%s", table.render(table.build(Path(output, PROTOCOL, PARTS["train"][0], half))))
     for line in failed:
         log.error("failed: %s", line)
     return 1 if failed else 0
 
 
 def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
-    """Run each in turn.
+    """Run each in turn; say nothing of those that were finished before.
 
     Returns:
         One line for each that has failed.
@@ -130,17 +135,21 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
     for number, one in enumerate(planned, 1):
         label = f"[{number}/{len(planned)}] {one}"
         start = time.perf_counter()
+        finished = results.read(Path(one.cfg.OUTPUT_DIR)) is not None
         try:
-            with _silence(quiet):
+            with _silence(quiet or finished):
                 result = one()
         except Exception as error:
             if number == 1 and isinstance(error, UserError):
                 raise
-            log.exception("%s: failed", label)
+            unexpected = not isinstance(error, UserError)
+            log.error("%s: failed: %s", label, error, exc_info=unexpected)
             failed.append(f"{one}: {error}")
-        else:
-            seconds = time.perf_counter() - start
-            log.info("%s: %.1f %% (%.0f s)", label, result["metrics"]["accuracy"], seconds)
+            continue
+        if not finished:
+            metrics = result["metrics"]
+            accuracy = f"{metrics['accuracy']:.1f} %" if metrics else "not tested"
+            log.info("%s: %s (%.0f s)", label, accuracy, time.perf_counter() - start)
     return failed
 
 
@@ -150,13 +159,14 @@ def _silence(quiet: bool) -> Iterator[None]:
         yield
 
 
-def _config_file(folder: str, stem: str) -> Path:
-    """`configs/<folder>/<stem>.yaml`."""
+def _config_file(folder: str, name: str) -> Path:
+    """The file `configs/<folder>/<name>.yaml`, or the yaml file that `name` is the path of."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
     place = configs_dir() / folder
-    file = place / f"{stem}.yaml"
-    if not file.is_file():
-        known = sorted(path.stem for path in place.glob("*.yaml"))
-        match = closest(stem, known)
+    known = sorted(path.stem for path in place.glob("*.yaml"))
+    if name not in known:
+        match = closest(name, known)
         hint = f", did you mean {match!r}" if match else ""
-        raise UserError(f"no {stem!r} in {place}{hint}? There are: {', '.join(known) or 'none'}")
-    return file
+        raise UserError(f"no {name!r} in {place}{hint}? There are: {', '.join(known) or 'none'}")
+    return place / f"{name}.yaml"

@@ -65,27 +65,33 @@ def run(
             log.info("%s holds a finished run", folder)
             keep()
             return done
-        with _logged(folder):
-            log.info("%s\n%s", " ".join(sys.argv), cfg)
-            clock = Clock()
-            with clock("build"):
-                trainer = _build(cfg)
+        try:
+            with _logged(folder):
+                log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
+                clock = Clock()
+                with clock("build"):
+                    trainer = _build(cfg)
+                    if eval_only:
+                        trainer.load_model(model_dir, epoch=load_epoch)
+                if no_train:
+                    return {}
+                keep()
+                write_json(purpose, folder / RUN_FILE)
+                trainer.test = clock.timed("test", trainer.test)
                 if eval_only:
-                    trainer.load_model(model_dir, epoch=load_epoch)
-            if no_train:
-                return {}
-            keep()
-            write_json(purpose, folder / RUN_FILE)
-            trainer.test = clock.timed("test", trainer.test)
-            if eval_only:
-                trainer.test()
-            else:
-                with clock("train"):
-                    trainer.train()
-                clock.seconds["train"] -= clock.seconds.get("test", 0.0)
-            result = results.collect(trainer, cfg, seconds=clock.seconds)
-            results.write(result, folder)
-            return result
+                    trainer.test()
+                else:
+                    with clock("train"):
+                        trainer.train()
+                    clock.seconds["train"] -= clock.seconds.get("test", 0.0)
+                result = results.collect(trainer, cfg, seconds=clock.seconds)
+                results.write(result, folder)
+                return result
+        except Exception as error:
+            if (folder / RUN_FILE).is_file() or not isinstance(error, UserError):
+                keep()
+                results.failed(folder, error)
+            raise
 
 
 class Clock:
@@ -114,6 +120,16 @@ class Clock:
         return call
 
 
+def _shown(cfg: CfgNode) -> CfgNode:
+    """The configuration without other methods' options."""
+    from dassl.config import clean_cfg
+
+    shown = cfg.clone()
+    shown.defrost()
+    clean_cfg(shown, cfg.TRAINER.NAME)
+    return shown
+
+
 def _build(cfg: CfgNode) -> Any:
     """The trainer, with data and weights loaded."""
     plugins.load_plugins()
@@ -140,7 +156,9 @@ def _refuse_other_run(folder: Path, purpose: dict[str, Any]) -> None:
     remedy = "give another --output-dir, or delete the folder"
     if not file.is_file():
         if any(folder.glob("*/checkpoint")):
-            raise UserError(f"{folder} holds checkpoints without a {RUN_FILE} beside them; {remedy}")
+            raise UserError(
+                f"{folder} holds checkpoints without a {RUN_FILE} beside them; {remedy}"
+            )
         return
     other = json.loads(file.read_text(encoding="utf-8"))
     if all(purpose[key] == other[key] for key in ("config_hash", "model", "load_epoch")):
