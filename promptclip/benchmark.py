@@ -327,6 +327,6 @@ def read_picture(path: str) -> Image.Image:
         picture: Image.Image = read_image(path)
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise PictureError(
-            f"{path}: the picture cannot be read ({error}); replace the file"
+            f"{path}: the picture cannot be read ({error.__cause__ or error}); replace it"
         ) from error
     return picture
