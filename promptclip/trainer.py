@@ -74,7 +74,7 @@ class PromptModel(nn.Module):
     """
 
     clip: FrozenCLIP
-    prompt_learner: nn.Module
+    prompt_learner: Any  # a module, or a dictionary of modules
 
     def __init__(
         self, clip: FrozenCLIP, classnames: Sequence[str], options: Any, template: str

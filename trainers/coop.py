@@ -36,7 +36,7 @@ class CoOpModel(PromptModel):
 
     def build(self, options: CoOpOptions) -> None:
         """Learned: the context, [n_ctx, text width] or [C, n_ctx, text width]."""
-        self.prompt_learner: TextContext = TextContext(
+        self.prompt_learner = TextContext(
             self.clip,
             self.classnames,
             n_ctx=options.n_ctx,

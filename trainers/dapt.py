@@ -49,22 +49,23 @@ class DAPTModel(PromptModel):
         width, patch = self.clip.config.visual_width, self.clip.config.patch_size
         # VPT's bound for its prompts (Xavier over a patch), which the published code takes over
         bound = math.sqrt(6 / (3 * patch**2 + width))
-        self.visual = VisualTokens(
+        visual = VisualTokens(
             self.clip,
             options.vis_num_tokens,
             init=partial(nn.init.uniform_, a=-bound, b=bound),
             dropout=options.vis_dropout,
         )
-        self.text = TextContext(self.clip, self.classnames, n_ctx=options.txt_num_tokens)
-        self.prompt_learner = nn.ModuleDict({"visual": self.visual, "text": self.text})
+        text = TextContext(self.clip, self.classnames, n_ctx=options.txt_num_tokens)
+        self.prompt_learner = nn.ModuleDict({"visual": visual, "text": text})
 
     def image_features(self, image: Tensor) -> Tensor:
         """[B, D]."""
-        return self.clip.encode_image(image, self.visual)
+        return self.clip.encode_image(image, self.prompt_learner["visual"])
 
     def text_features(self) -> Tensor:
         """[C, D]."""
-        return self.clip.encode_text(self.text.tokens, self.text)
+        context = self.prompt_learner["text"]
+        return self.clip.encode_text(context.tokens, context)
 
 
 @TRAINER_REGISTRY.register()

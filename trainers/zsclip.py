@@ -6,6 +6,8 @@ ICML 2021, arXiv 2103.00020.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
@@ -13,10 +15,15 @@ from promptclip.clip.tokenizer import tokenize
 from promptclip.trainer import MethodOptions, PromptModel, PromptTrainer
 
 
+@dataclass(frozen=True)
+class ZeroshotCLIPOptions(MethodOptions):
+    """None of its own."""
+
+
 class ZeroshotCLIPModel(PromptModel):
     """Text features of `template` with every class name."""
 
-    def build(self, options: MethodOptions) -> None:
+    def build(self, options: ZeroshotCLIPOptions) -> None:
         """Nothing is learned."""
         self.prompt_learner = nn.Module()
 
@@ -30,5 +37,5 @@ class ZeroshotCLIPModel(PromptModel):
 class ZeroshotCLIP(PromptTrainer):
     """Tested only."""
 
-    Options = MethodOptions
+    Options = ZeroshotCLIPOptions
     Model = ZeroshotCLIPModel
