@@ -253,7 +253,7 @@ class PromptTrainer(TrainerX):
         """Images and labels, on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # as in SimpleTrainer
         """Train and test; a method that learns nothing is only tested."""
         if self.num_trainable:
             super().train()
