@@ -121,7 +121,9 @@ def _from_name(name: str) -> tuple[StateDict, dict[str, Any]]:
         return _read_file(path, checkpoint=True)[0], settings
     if name in OPENAI:
         return _read_file(openai_weights(name))
-    path = TINY_EMOJI if name == "tiny-emoji" else Path(name).expanduser()
+    if name == "tiny-emoji":
+        return _read_file(TINY_EMOJI)
+    path = Path(name).expanduser()
     if not path.is_file():
         names = ["tiny-emoji", *OPENAI]
         close = get_close_matches(name, names, n=1)

@@ -107,25 +107,24 @@ def describe(model: nn.Module) -> dict[str, Any]:
     visual: Any = getattr(model, "visual", None)
     text: Any = getattr(model, "text", model)  # apart in open_clip's CustomTextCLIP
     try:
-        block = text.transformer.resblocks[0]
-        activation = _ACTIVATIONS[type(block.mlp.gelu).__name__]
-        image_attention = (
-            visual.attnpool if hasattr(visual, "attnpool") else visual.transformer.resblocks[0].attn
-        )
+        attention = visual.attnpool if hasattr(visual, "attnpool") else _first_block(visual).attn
         settings = {
-            "text_heads": block.attn.num_heads,
-            "visual_heads": image_attention.num_heads,
-            "activation": activation,
+            "visual_heads": attention.num_heads,
+            "text_heads": _first_block(text).attn.num_heads,
+            "activation": _ACTIVATIONS[type(_first_block(text).mlp.gelu).__name__],
         }
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"the towers of the model are not CLIP's; {SUPPORTED}") from None
+    gelus = [module for name, module in model.named_modules() if name.endswith(".mlp.gelu")]
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     as_in_clip = {
         "image tower's pooling": getattr(visual, "pool_type", "tok") == "tok",
         "image tower's last norm": not getattr(visual, "final_ln_after_pool", False),
         "text tower's pooling": _attribute(model, text, "pool_type") in {None, "argmax"},
-        "text tower's mask": getattr(text, "attn_mask", block) is not None,
-        "activation": getattr(block.mlp.gelu, "approximate", "none") == "none",
-        "norm's epsilon": block.ln_1.eps == nn.LayerNorm(1).eps,
+        "text tower's mask": getattr(text, "attn_mask", "in the blocks") is not None,
+        "activation": len({repr(gelu) for gelu in gelus}) == 1
+        and getattr(gelus[0], "approximate", "none") == "none",
+        "norm's epsilon": {norm.eps for norm in norms} == {nn.LayerNorm(1).eps},
     }
     if unusual := [part for part, usual in as_in_clip.items() if not usual]:
         raise UserError(f"the model's {', '.join(unusual)} is not CLIP's; {SUPPORTED}")
@@ -133,6 +132,10 @@ def describe(model: nn.Module) -> dict[str, Any]:
         if (value := getattr(visual, attribute, None)) is not None:
             settings[field] = tuple(value)
     return settings
+
+
+def _first_block(tower: Any) -> Any:
+    return tower.transformer.resblocks[0]
 
 
 def _attribute(model: nn.Module, text: nn.Module, name: str) -> Any:
