@@ -97,10 +97,7 @@ class Benchmark(DatasetBase):
         """The absolute path of the folder that holds `dataset_dir`."""
         root: str = cfg.DATASET.ROOT
         if not root:
-            raise UserError(
-                f"{type(self).__name__}: no data root is set; {self._layout()}: give the folder "
-                f"that holds {self.dataset_dir}/ with --root (in scripts: DATA=...)"
-            )
+            raise UserError(f"{type(self).__name__}: no data root is set; {self._layout()}")
         return os.path.abspath(os.path.expanduser(root))
 
     def read_split(self) -> tuple[list[Picture], list[Picture] | None, list[Picture]]:
@@ -113,17 +110,20 @@ class Benchmark(DatasetBase):
         return split["train"], split["val"], split["test"]
 
     def _layout(self) -> str:
-        return f"{type(self).dataset_dir}/ must hold {' and '.join(self.needs)}"
+        *most, last = self.needs
+        needs = f"{', '.join(most)} and {last}" if most else last
+        folder = type(self).dataset_dir
+        return (
+            f"{folder}/ must hold {needs} (see CoOp's DATASETS.md); give the folder that holds "
+            f"{folder}/ with --root (in scripts: DATA=...)"
+        )
 
     def _check_layout(self) -> None:
         wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
         wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
         for path in wanted:
             if not os.path.exists(path):
-                raise UserError(
-                    f"{type(self).__name__}: {path} is missing; {self._layout()}: give the folder "
-                    f"that holds {type(self).dataset_dir}/ with --root (in scripts: DATA=...)"
-                )
+                raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
 
     def _check_classes(self, *parts: Sequence[Picture]) -> None:
         """Every label has one name and, in the training and the test part, a picture."""
