@@ -24,6 +24,15 @@ FLAG_KEYS = {
     "head": "MODEL.HEAD.NAME",
 }
 
+# Modules that are not there in an environment where nothing was installed.
+SETUP = "`bash scripts/quickstart.sh` makes an environment, or activate yours"
+MISSING = {
+    "dassl": "`pip install ./runtime` in the checkout installs the one that comes with promptclip",
+    "torch": SETUP,
+    "yacs": SETUP,
+    "yaml": SETUP,
+}
+
 
 class Console(logging.StreamHandler):  # type: ignore[type-arg]
     """Bare messages to whatever `sys.stdout` is at that moment."""
@@ -52,10 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(f"error: {error}", 2)
     except ModuleNotFoundError as error:
-        if error.name != "dassl":
+        if error.name not in MISSING:
             raise
-        return _fail("error: no `dassl` is installed; `pip install ./runtime` in the checkout "
-                     "installs the one that comes with promptclip", 2)  # fmt: skip
+        return _fail(f"error: no module {error.name} in {sys.prefix}; {MISSING[error.name]}", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; start again to go on", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
@@ -122,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
          help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
     flag("methods", metavar="METHOD[,METHOD...]", help="such as coop or zsclip,coop,dapt")
     flag("dataset", metavar="DATASET", help="a file of configs/datasets without its .yaml")
-    flag("seeds", type=int, nargs="*", metavar="SEED", help="(default: 1 2 3)")
+    flag("seeds", type=int, nargs="*", default=[1, 2, 3], metavar="SEED", help="(default: 1 2 3)")
 
     command = commands.add_parser(
         "table",
@@ -168,7 +176,7 @@ def _base2new(args: argparse.Namespace) -> int:
         args.methods.split(","),
         args.dataset,
         root=args.root,
-        seeds=args.seeds or (1, 2, 3),
+        seeds=args.seeds,
         shots=args.shots,
         cfg_name=args.cfg,
         output=args.output,

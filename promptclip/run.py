@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import sys
@@ -67,7 +66,6 @@ def run(
             return done
         try:
             with _logged(folder):
-                log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
                 clock = Clock()
                 with clock("build"):
                     trainer = _build(cfg)
@@ -76,14 +74,15 @@ def run(
                 if no_train:
                     return {}
                 keep()
+                log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
                 write_json(purpose, folder / RUN_FILE)
-                trainer.test = clock.timed("test", trainer.test)
-                if eval_only:
-                    trainer.test()
-                else:
-                    with clock("train"):
-                        trainer.train()
-                    clock.seconds["train"] -= clock.seconds.get("test", 0.0)
+                with clock.around(trainer, "test"):
+                    if eval_only:
+                        trainer.test()
+                    else:
+                        with clock("train"):
+                            trainer.train()
+                        clock.seconds["train"] -= clock.seconds.get("test", 0.0)
                 result = results.collect(trainer, cfg, seconds=clock.seconds)
                 results.write(result, folder)
                 return result
@@ -110,14 +109,20 @@ class Clock:
             spent = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
 
-    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, with its time added to `phase`."""
+    @contextlib.contextmanager
+    def around(self, owner: Any, method: str) -> Iterator[None]:
+        """Count the time in a method of `owner` as a phase of that name."""
+        function = getattr(owner, method)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self(phase):
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self(method):
                 return function(*args, **kwargs)
 
-        return call
+        setattr(owner, method, timed)
+        try:
+            yield
+        finally:
+            delattr(owner, method)  # else it would hold itself in memory
 
 
 def _shown(cfg: CfgNode) -> CfgNode:
@@ -136,7 +141,6 @@ def _build(cfg: CfgNode) -> Any:
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
-    gc.collect()  # what an earlier run in this process has left
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     return build_trainer(cfg)
@@ -201,10 +205,14 @@ def _logged(folder: Path) -> Iterator[None]:
     from dassl.utils import setup_logger
 
     stdout, handlers = sys.stdout, list(logging.root.handlers)
+    ours = logging.getLogger("promptclip")
+    level = ours.level
     setup_logger(str(folder))
+    ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
     try:
         yield
     finally:
+        ours.setLevel(level)
         sys.stdout = stdout
         for handler in [h for h in logging.root.handlers if h not in handlers]:
             logging.root.removeHandler(handler)
