@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import subprocess
@@ -23,8 +22,6 @@ from promptclip.files import content_hash, write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
-
-log = logging.getLogger(__name__)
 
 SCHEMA = 1
 RESULT_FILE = "result.json"
@@ -118,17 +115,12 @@ def write(result: Mapping[str, Any], folder: str | Path) -> None:
 
 def read(folder: str | Path) -> dict[str, Any] | None:
     """The result in a folder; None if there is none, or not a whole one as it was written."""
-    path = Path(folder, RESULT_FILE)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        log.warning("%s is ignored, it cannot be read: %s", path, error)
+        result = json.loads(Path(folder, RESULT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
     whole = isinstance(result, dict) and result.get("schema") == SCHEMA
     if not whole or result.pop("checksum", None) != content_hash(result):
-        log.warning("%s is ignored, it is damaged or of another version", path)
         return None
     return dict(result)
 

@@ -32,6 +32,7 @@ _RUN = re.compile(
 )
 _RowKey: TypeAlias = tuple[str, int, str, str]  # data set, shots, method, configuration
 _CellKey: TypeAlias = tuple[str, int]  # column, seed
+_Found: TypeAlias = Mapping[_CellKey, "dict[str, Any] | str"]  # a result, or why there is none
 _HEADINGS = ("method", "base", "new", "H", "seeds", "params", "seconds")
 CAPTION = (
     "Accuracy in percent, mean ± sample standard deviation over seeds. "
@@ -207,14 +208,14 @@ def build(root: str | Path) -> Table:
             "<dataset>/shots_<k>/<method>/<cfg>/seed<s>/ below"
         )
     found = {
-        row: {cell: results.read(folder) for cell, folder in cells.items()}
+        row: {cell: _read(folder, row, cell) for cell, folder in cells.items()}
         for row, cells in runs.items()
     }
     # A seed that any method has is expected of all, so that a mean over fewer shows as such.
     expected: dict[tuple[str, int], set[int]] = {}
     for row, cells in runs.items():
         expected.setdefault(row[:2], set()).update(seed for _, seed in cells)
-    rows = [_row(row, runs[row], found[row], sorted(expected[row[:2]])) for row in sorted(runs)]
+    rows = [_row(row, found[row], sorted(expected[row[:2]])) for row in sorted(runs)]
     return Table(tuple(rows), tuple(_notes(runs, found)))
 
 
@@ -249,24 +250,32 @@ def _run_folders(root: Path) -> list[Path]:
     return sorted(folders)
 
 
-def _row(
-    key: _RowKey,
-    folders: Mapping[_CellKey, Path],
-    found: Mapping[_CellKey, dict[str, Any] | None],
-    seeds: Sequence[int],
-) -> Row:
+def _read(folder: Path, row: _RowKey, cell: _CellKey) -> dict[str, Any] | str:
+    """The result of a run, or in a few words why there is none."""
+    result = results.read(folder)
+    if result is None:
+        if (folder / results.RESULT_FILE).exists():
+            return "damaged result.json of"
+        return "failed" if results.read_failure(folder) else "no result.json of"
+    identity = (result["shots"], result["method"], result["subsample"], result["seed"])
+    if identity != (*row[1:3], *cell):
+        return "misplaced"
+    return result if result["metrics"] else "untested"
+
+
+def _row(key: _RowKey, found: _Found, seeds: Sequence[int]) -> Row:
     values: dict[str, dict[int, float]] = {phase: {} for phase in PHASES.values()}
     problems: dict[str, dict[int, str]] = {phase: {} for phase in PHASES.values()}
+    trainable: list[int] = []
     seconds: dict[int, float] = {}
     for phase, seed in itertools.product(PHASES.values(), seeds):
-        result = found.get((phase, seed))
-        problem = _problem(key, phase, seed, folders.get((phase, seed)), result)
-        if problem or result is None:
-            problems[phase][seed] = problem
+        result = found.get((phase, seed), "missing")
+        if isinstance(result, str):
+            problems[phase][seed] = result
         else:
             values[phase][seed] = result["metrics"]["accuracy"]
             seconds[seed] = seconds.get(seed, 0.0) + sum(result["seconds"].values())
-    trainable = [result["trainable_parameters"] for result in found.values() if result]
+            trainable.append(result["trainable_parameters"])
     refusal = "not averaged" if _difference(found) else ""
     return Row(
         *key,
@@ -278,29 +287,13 @@ def _row(
     )
 
 
-def _problem(
-    row: _RowKey, phase: str, seed: int, folder: Path | None, result: dict[str, Any] | None
-) -> str:
-    """What is wrong with a cell's run, in a few words; empty if nothing is."""
-    if folder is None:
-        return "missing"
-    if result is None:
-        if (folder / results.RESULT_FILE).exists():
-            return "damaged result.json of"
-        return "failed" if results.read_failure(folder) else "no result.json of"
-    identity = (result["shots"], result["method"], result["subsample"], result["seed"])
-    if identity != (row[1], row[2], phase, seed):
-        return "misplaced"
-    return "" if result["metrics"] else "untested"
-
-
-def _difference(found: Mapping[_CellKey, dict[str, Any] | None]) -> str:
+def _difference(found: _Found) -> str:
     """The first two runs of a row whose configurations differ in more than seed and classes."""
     from promptclip.config import config_difference
 
     first: tuple[_CellKey, Any] | None = None
     for cell, result in sorted(found.items()):
-        if result is None:
+        if isinstance(result, str):
             continue
         config = copy.deepcopy(result["config"])
         del config["SEED"], config["DATASET"]["SUBSAMPLE_CLASSES"]
@@ -317,7 +310,7 @@ def _difference(found: Mapping[_CellKey, dict[str, Any] | None]) -> str:
 
 def _notes(
     runs: Mapping[_RowKey, Mapping[_CellKey, Path]],
-    found: Mapping[_RowKey, Mapping[_CellKey, dict[str, Any] | None]],
+    found: Mapping[_RowKey, _Found],
 ) -> Iterator[str]:
     samples: dict[tuple[str, int, int], dict[Any, str]] = {}
     for row, cells in sorted(found.items()):
@@ -326,7 +319,7 @@ def _notes(
         if difference := _difference(cells):
             yield f"{name} is not averaged: {difference}"
         for (phase, seed), result in sorted(cells.items()):
-            if result:
+            if not isinstance(result, str):
                 hashes = samples.setdefault((dataset, shots, seed), {})
                 hashes.setdefault(result["split_hash"], method)
             elif failure := results.read_failure(runs[row][phase, seed]):
