@@ -159,6 +159,48 @@ class Benchmark(DatasetBase):
         return Datum(self._impath(picture), picture.label, classname=picture.classname)
 
 
+class ImageNetVariant(Benchmark):
+    """Pictures of ImageNet's classes for tests alone: a folder per class, and `classnames.txt`.
+
+    As in CoOp, the test pictures stand in for the training pictures, which give the class names,
+    and all classes stay whatever half is asked for.
+    """
+
+    test_only = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What `dataset_dir` must hold."""
+        return "classnames.txt", type(self).image_dir
+
+    def read_split(self) -> tuple[list[Picture], list[Picture], list[Picture]]:
+        """List the class folders."""
+        names = read_classnames(Path(self.dataset_dir, "classnames.txt"))
+        listing = list_class_folders(Path(self.image_dir))
+        folders = self.order(list(names), list(listing))
+        unknown = set(listing).symmetric_difference(folders) or set(folders.values()) - set(names)
+        if unknown:
+            raise UserError(
+                f"{self.image_dir}: the class folders do not match "
+                f"{self.dataset_dir}/classnames.txt, for example {min(unknown)!r}"
+            )
+        pictures = [
+            Picture(f"{folder}/{name}", label, names[key])
+            for label, (folder, key) in enumerate(folders.items())
+            for name in listing[folder]
+        ]
+        return pictures, [], pictures
+
+    def order(self, names: list[str], listing: list[str]) -> dict[str, str]:
+        """Folders in the order of labels, each with its entry in `classnames.txt`.
+
+        Args:
+            names: entries of `classnames.txt` in the order of the file.
+            listing: the class folders, sorted.
+        """
+        return {folder: folder for folder in listing}
+
+
 def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, list[str]]:
     """List the pictures of a folder that has one sub-folder per class, everything sorted by name.
 

@@ -1,0 +1,14 @@
+"""Caltech-101 (Fei-Fei et al. 2004): objects."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from promptclip.benchmark import Benchmark
+
+
+@DATASET_REGISTRY.register()
+class Caltech101(Benchmark):
+    """100 classes; the background and the easy faces are left out, as in CoOp."""
+
+    dataset_dir = "caltech-101"
+    image_dir = "101_ObjectCategories"
+    split_file = "split_zhou_Caltech101.json"

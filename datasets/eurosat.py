@@ -1,0 +1,15 @@
+"""EuroSAT (Helber et al. 2019): land use from satellites."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from promptclip.benchmark import Benchmark
+
+
+@DATASET_REGISTRY.register()
+class EuroSAT(Benchmark):
+    """10 classes."""
+
+    dataset_dir = "eurosat"
+    image_dir = "2750"
+    split_file = "split_zhou_EuroSAT.json"
+    template = "a centered satellite photo of {}."

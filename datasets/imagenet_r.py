@@ -1,0 +1,13 @@
+"""ImageNet-R (Hendrycks et al. 2021): art, toys, sculptures and more."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from promptclip.benchmark import ImageNetVariant
+
+
+@DATASET_REGISTRY.register()
+class ImageNetR(ImageNetVariant):
+    """200 classes, tests alone."""
+
+    dataset_dir = "imagenet-rendition"
+    image_dir = "imagenet-r"

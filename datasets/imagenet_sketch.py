@@ -1,0 +1,13 @@
+"""ImageNet-Sketch (Wang et al. 2019): drawings of ImageNet's classes."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from promptclip.benchmark import ImageNetVariant
+
+
+@DATASET_REGISTRY.register()
+class ImageNetSketch(ImageNetVariant):
+    """1,000 classes, tests alone."""
+
+    dataset_dir = "imagenet-sketch"
+    image_dir = "images"
