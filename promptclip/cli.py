@@ -41,7 +41,7 @@ class Console(logging.StreamHandler):  # type: ignore[type-arg]
         logging.Handler.__init__(self)
 
     @property
-    def stream(self):  # type: ignore[no-untyped-def,override]  # noqa: D102
+    def stream(self):  # type: ignore[no-untyped-def]  # noqa: D102
         return sys.stdout
 
 

@@ -1,0 +1,172 @@
+"""The doors: what they take, print and return."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import promptclip
+from promptclip import cli, results
+from promptclip.cli import main
+from promptclip.config import configs_dir
+
+ROOT = Path(promptclip.__file__).parent.parent
+TINY = str(configs_dir() / "trainers" / "CoOp" / "tiny.yaml")
+
+
+@pytest.fixture(autouse=True)
+def quiet_again():
+    """Takes back what the command line does to logging."""
+    logger = logging.getLogger("promptclip")
+    before = logger.level, list(logger.handlers)
+    yield
+    logger.level, logger.handlers = before
+
+
+@pytest.fixture
+def train(mini):
+    """Calls `promptclip train` on the miniature benchmark."""
+
+    def train(output, *flags, opts=()):
+        return main(
+            [
+                *("train", "--root", str(mini.parent), "--dataset-config-file", str(mini)),
+                *("--config-file", TINY, "--trainer", "CoOp", "--output-dir", str(output), *flags),
+                *("DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2", *opts),
+            ]
+        )
+
+    return train
+
+
+def test_coops_command_line_trains_and_tests_a_checkpoint(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--seed", "0", opts=["DATASET.SUBSAMPLE_CLASSES", "base"]) == 0
+    assert "=> result" in capsys.readouterr().out
+    result = results.read(tmp_path / "run")
+    assert (result["seed"], result["shots"], result["subsample"]) == (0, 2, "base")
+    flags = [
+        "--seed",
+        "0",
+        "--eval-only",
+        "--model-dir",
+        str(tmp_path / "run"),
+        "--load-epoch",
+        "2",
+    ]
+    assert train(tmp_path / "new", *flags, opts=["DATASET.SUBSAMPLE_CLASSES", "new"]) == 0
+    assert "train" not in results.read(tmp_path / "new")["seconds"]
+    assert train(tmp_path / "try", "--no-train") == 0
+    assert not (tmp_path / "try").exists()
+
+
+def test_flags_stand_for_keys(train, mini, monkeypatch):
+    seen = []
+    monkeypatch.setattr("promptclip.run.run", lambda cfg, **kwargs: seen.append(cfg))
+    backbone = str(mini.parent / "clip.safetensors")
+    flags = ["--source-domains", "a", "b", "--transforms", "random_flip", "normalize"]
+    assert train("out", *flags, "--backbone", backbone, "--resume", "r") == 0
+    (cfg,) = seen
+    assert cfg.INPUT.TRANSFORMS == ("random_flip", "normalize")
+    assert cfg.DATASET.SOURCE_DOMAINS == ("a", "b")
+    assert (cfg.RESUME, cfg.MODEL.BACKBONE.NAME, cfg.SEED) == ("r", backbone, -1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--trainer", "kop"], "unknown method 'kop'"),
+        (["train", "--trainer", "coop", "OPTIM.LT", "3"], "did you mean OPTIM.LR?"),
+        (["train", "--trainer", "coop"], "unknown dataset ''"),
+        (["base2new", "dapt", "emojy"], "did you mean 'emoji'?"),
+        (["table", "nowhere"], "nowhere"),
+    ],
+)
+def test_unusable_input_is_one_line_and_status_2(argv, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_base2new_takes_methods_data_set_and_seeds(monkeypatch):
+    calls = []
+    monkeypatch.setattr("promptclip.protocols.base2new", lambda *a, **k: calls.append((a, k)) or 1)
+    monkeypatch.setattr("os.environ", {})
+    argv = ["base2new", "--set", "OPTIM.LR", "1", "--set", "SEED", "2", "--quiet", "--part", "test"]
+    assert main([*argv, "zsclip,coop", "emoji"]) == 1
+    assert main(["base2new", "--shots", "8", "dapt", "emoji_people", "0", "7"]) == 1
+    ((methods, dataset), first), ((_, _), second) = calls
+    assert (methods, dataset, first["seeds"], first["shots"]) == (
+        ["zsclip", "coop"],
+        "emoji",
+        [1, 2, 3],
+        16,
+    )
+    assert (first["overrides"], first["parts"], first["quiet"]) == (
+        ["OPTIM.LR", "1", "SEED", "2"],
+        ("test",),
+        True,
+    )
+    assert (second["seeds"], second["shots"], second["parts"]) == ([0, 7], 8, ("train", "test"))
+
+
+def test_interruption_and_missing_modules_have_a_message(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    def without(name):
+        def command(args):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return command
+
+    monkeypatch.setattr(cli, "_table", interrupted)
+    assert main(["table", "x"]) == 130
+    monkeypatch.setattr(cli, "_table", without("dassl"))
+    assert main(["table", "x"]) == 2
+    assert "pip install ./runtime" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_table", without("elsewhere"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["table", "x"])
+
+
+PROBE = """
+import sys
+from promptclip.cli import main
+status = main(["table", sys.argv[1], "--format", "csv"])
+sys.exit(status or "torch" in sys.modules or "dassl" in sys.modules)
+"""
+
+
+def test_the_table_needs_neither_torch_nor_an_engine(train, tmp_path):
+    run = tmp_path / "base2new/train_base/mini/shots_2/CoOp/tiny/seed1"
+    train(run, "--seed", "1", opts=["DATASET.SUBSAMPLE_CLASSES", "base"])
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CoOp" in done.stdout
+
+
+def test_help_of_every_command(capsys):
+    for argv in (["--help"], ["train", "--help"], ["base2new", "--help"], ["table", "--help"]):
+        with pytest.raises(SystemExit) as exit:
+            main(argv)
+        assert exit.value.code == 0
+    assert "KEY VALUE" in capsys.readouterr().out
+
+
+def test_train_py_is_the_command_train():
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "--dataset-config-file" in done.stdout

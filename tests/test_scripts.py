@@ -1,0 +1,144 @@
+"""The bash scripts: forwarders, environment variables, choice of environment, installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import promptclip
+
+ROOT = Path(promptclip.__file__).parent.parent
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh"))
+FORWARDERS = [script for script in SCRIPTS if script.parent.name != "scripts"]
+
+
+def bash(script, *args, **env):
+    return subprocess.run(
+        ["bash", str(script), *map(str, args)],
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def python(tmp_path):
+    """A folder with a `python` that writes down its arguments, and answers what scripts ask."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    prefix = tmp_path / "prefix"
+    prefix.mkdir()
+    for name in ("python", "python3.13"):
+        (folder / name).write_text(
+            f"""#!/bin/sh
+case "$*" in
+*"sys.prefix"*) echo {prefix} ;;
+*"sys.version_info"*) exec {sys.executable} "$@" ;;
+"-") cat >/dev/null; exit "${{HAS_DASSL:-0}}" ;;
+*) printf '%s\\n' "$*" >>{tmp_path}/calls ;;
+esac
+"""
+        )
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def calls(tmp_path):
+    file = tmp_path / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "script", SCRIPTS, ids=lambda script: f"{script.parent.name}/{script.name}"
+)
+def test_bash_can_read_it(script):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+
+
+def test_forwarders_are_all_the_same_and_lead_somewhere():
+    assert len(FORWARDERS) == 9
+    assert len({script.read_bytes() for script in FORWARDERS}) == 1
+    assert all((ROOT / "scripts" / script.name).is_file() for script in FORWARDERS)
+
+
+def test_variables_become_flags(python, tmp_path):
+    run = {"PATH": python, "VIRTUAL_ENV": "x"}
+    assert bash(ROOT / "scripts/dapt/base2new.sh", "emoji", **run).returncode == 0
+    variables = {"DATA": "/my data", "SHOTS": "8", "CFG": "rn50", "OUTPUT": "o"}
+    bash(ROOT / "scripts/coop/base2new.sh", "imagenet", 1, 2, **run, **variables)
+    bash(ROOT / "scripts/zsclip/base2new_train.sh", "emoji", 1, **run)
+    bash(ROOT / "scripts/base2new_test.sh", "coop,dapt", "emoji", 1, **run)
+    assert calls(tmp_path) == [
+        "-m promptclip base2new dapt emoji",
+        "-m promptclip base2new --root /my data --shots 8 --cfg rn50 --output o coop imagenet 1 2",
+        "-m promptclip base2new --part train zsclip emoji 1",
+        "-m promptclip base2new --part test coop,dapt emoji 1",
+    ]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What the scripts need of a checkout, in a folder of its own."""
+    folder = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    (folder / "runtime").mkdir()
+    for file in ("setup.py", "pyproject.toml", "runtime/pyproject.toml"):
+        shutil.copy(ROOT / file, folder / file)
+    return folder
+
+
+def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_path):
+    run = {"PATH": python, "PROMPTCLIP_NO_VENV": "1"}
+    quickstart = checkout / "scripts/quickstart.sh"
+    done = bash(quickstart, **run)
+    assert done.returncode == 0, done.stderr
+    protocol = "-m promptclip base2new --quiet zsclip,coop,dapt emoji"
+    pip = "-m pip install --quiet --disable-pip-version-check -e"
+    assert calls(tmp_path) == [f"{pip} .[emoji] -e ./runtime", protocol]
+    assert bash(quickstart, **run, SHOTS="4").returncode == 0
+    assert calls(tmp_path) == ["-m promptclip base2new --shots 4 --quiet zsclip,coop,dapt emoji"]
+    (checkout / "setup.py").write_text("# changed")
+    bash(quickstart, **run, HAS_DASSL="1")
+    assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]
+
+
+def test_the_environment_is_the_active_one_else_that_of_the_checkout(python, checkout, tmp_path):
+    activate = checkout / ".venv/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text("export PYTHONUSED=venv; echo chosen")
+    train = checkout / "scripts/coop/base2new_train.sh"
+    for env, chosen in (
+        ({}, True),
+        ({"CONDA_DEFAULT_ENV": "base"}, True),
+        ({"CONDA_DEFAULT_ENV": "mine"}, False),
+        ({"VIRTUAL_ENV": "mine"}, False),
+        ({"PROMPTCLIP_NO_VENV": "1"}, False),
+    ):
+        done = bash(train, "emoji", 1, PATH=python, **env)
+        assert (done.stdout == "chosen\n") == chosen, env
+
+
+def test_an_unsuitable_python_is_refused(checkout, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("python", "python3", "python3.10", "python3.11", "python3.12", "python3.13"):
+        (old / name).write_text("#!/bin/sh\nexit 1\n")
+        (old / name).chmod(0o755)
+    for env in ({}, {"PROMPTCLIP_NO_VENV": "1"}):
+        done = bash(checkout / "scripts/quickstart.sh", PATH=f"{old}:{os.environ['PATH']}", **env)
+        assert done.returncode == 2
+        assert "error: " in done.stderr
+        assert "Python 3.10 to 3.13" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_ci_runs_the_tests_as_a_developer_does():
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1].endswith('scripts/test.sh"')
