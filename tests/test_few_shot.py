@@ -145,7 +145,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_more_shots_than_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train = [*TRAIN, Picture("rare.jpg", 3, "rare one")]
-    ours, _ = drawn(tmp_path, shots=8, train=train)
+    with caplog.at_level(logging.WARNING):
+        ours, _ = drawn(tmp_path, shots=8, train=train)
     assert train[-1] in ours
     assert len(ours) == 8 * 3 + 1
     assert "1 of 4 classes have fewer than 8 training pictures ('rare one' has 1)" in caplog.text
