@@ -6,9 +6,10 @@ import json
 import logging
 import pickle
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptclip.errors import UserError
@@ -17,6 +18,9 @@ from promptclip.files import content_hash, write_json
 log = logging.getLogger(__name__)
 
 MAX_VAL_SHOTS = 4  # CoOp ff61507, every file in datasets/: min(num_shots, 4)
+
+# Absolute, on a drive, with `..`, or nothing, in the notation of any system
+_OUTSIDE = re.compile(r"^[\\/]|^[A-Za-z]:|(^|[\\/])\.\.([\\/]|\Z)|^\.?\Z|\0")
 
 
 class Picture(NamedTuple):
@@ -40,7 +44,7 @@ def read_pictures(rows: Any, source: Path) -> list[Picture]:
             raise UserError(f"{source}: expected [path, label, class name], got {row!r:.200}")
         if row[1] < 0:
             raise UserError(f"{source}: expected labels from 0, got {row!r:.200}")
-        if _leads_outside(row[0]):
+        if _OUTSIDE.search(row[0]):
             raise UserError(f"{source}: {row[0]!r} leads out of the picture folder")
     return [Picture(*row) for row in rows]
 
@@ -233,15 +237,3 @@ def _tell_scarce_classes(train: Sequence[Picture], shots: int) -> None:
             name,
             count,
         )
-
-
-def _leads_outside(path: str) -> bool:
-    """Absolute, on a drive, or with `..`, in the notation of any system."""
-    windows = PureWindowsPath(path)
-    return (
-        bool(windows.anchor)
-        or PurePosixPath(path).is_absolute()
-        or ".." in windows.parts
-        or "\0" in path
-        or not windows.parts
-    )

@@ -164,6 +164,13 @@ def test_paths_stay_in_the_picture_folder(tmp_path: Path, path: str) -> None:
         few_shot.read_split_file(split)
 
 
+def test_unusual_paths_stay(tmp_path: Path) -> None:
+    rows = [[path, 0, "a"] for path in ("a..b/...jpg", "ü (1)/ .jpg", "..a/b..", "10:30.jpg")]
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": rows, "val": [], "test": []}))
+    assert [list(row) for row in few_shot.read_split_file(split)["train"]] == rows
+
+
 @pytest.mark.parametrize(
     "row",
     [["a.jpg", 0], ["a.jpg", "0", "a"], ["a.jpg", True, "a"], ["a.jpg", 0.0, "a"],
