@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.datasets.emoji import DrawnBenchmark
+from promptclip.emoji import DrawnBenchmark
 
 
 @DATASET_REGISTRY.register()

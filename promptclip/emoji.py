@@ -24,13 +24,17 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from PIL import Image
 
+from promptclip.benchmark import Benchmark
 from promptclip.errors import UserError
 from promptclip.files import write_json
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 STYLES = ("twemoji", "openmoji", "line")
 BENCHMARKS = {
@@ -208,6 +212,19 @@ def prepare(folder: Path, name: str) -> None:
         except OSError:
             if not folder.is_dir():  # else another process was faster, with the same pictures
                 raise
+
+
+class DrawnBenchmark(Benchmark):
+    """A benchmark whose pictures come with packages and are drawn when first used."""
+
+    image_dir = "images"
+    template = "a picture of a {}."
+
+    def find_root(self, cfg: CfgNode) -> str:
+        """The data root, or the user's cache folder, with the pictures in it."""
+        root = Path(cfg.DATASET.ROOT).expanduser() if cfg.DATASET.ROOT else default_root()
+        prepare(root / self.dataset_dir, type(self).__name__)
+        return str(root.absolute())
 
 
 _Split = dict[str, dict[str, list[str]]]  # class name -> "train", "val", "test" -> code points
