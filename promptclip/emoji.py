@@ -75,17 +75,19 @@ _MEANINGLESS = re.compile(r"other|keycap|alphanum")  # subcategories that descri
 class Concept:
     """An emoji without tone and gender.
 
-    `key` is its code points; `variants` are the code points of its pictures, the neutral one first;
-    `pretraining` tells whether it belongs to the small CLIP's training data or to the benchmarks.
+    Attributes:
+        key: its code points.
+        name: of the neutral variant; `all_names` are those of all genders.
+        variants: code points of its pictures, the neutral one first.
+        pretraining: belongs to the small CLIP's training data, not to the benchmarks.
     """
 
     key: str
     name: str
-    category: str
+    all_names: tuple[str, ...]
     subcategory: str
     variants: tuple[str, ...]
     pretraining: bool
-    all_names: tuple[str, ...]
 
 
 def neutral(code: str) -> str:
@@ -136,18 +138,14 @@ def concepts() -> tuple[Concept, ...]:
         count = max(MIN_BENCHMARK * is_class, round(BENCHMARK_SHARE * len(candidates)))
         benchmark = set(sorted(candidates, key=_digest)[:count])
         for key in keys:
-            entry = entries[key]
-            codes = sorted(variants[key], key=lambda code: (code != key, code))
-            name = (entry["name"] or entry["short_name"]).lower()
             found.append(
                 Concept(
-                    key,
-                    name,
-                    entry["category"],
-                    subcategory,
-                    tuple(codes),
-                    key not in benchmark,
-                    tuple(sorted(names[key])),
+                    key=key,
+                    name=(entries[key]["name"] or entries[key]["short_name"]).lower(),
+                    all_names=tuple(sorted(names[key])),
+                    subcategory=subcategory,
+                    variants=tuple(sorted(variants[key], key=lambda code: (code != key, code))),
+                    pretraining=key not in benchmark,
                 )
             )
     return tuple(found)
@@ -223,7 +221,13 @@ class DrawnBenchmark(Benchmark):
     def find_root(self, cfg: CfgNode) -> str:
         """The data root, or the user's cache folder, with the pictures in it."""
         root = Path(cfg.DATASET.ROOT).expanduser() if cfg.DATASET.ROOT else default_root()
-        prepare(root / self.dataset_dir, type(self).__name__)
+        try:
+            prepare(root / self.dataset_dir, type(self).__name__)
+        except OSError as error:
+            raise UserError(
+                f"{type(self).__name__}: the pictures cannot be drawn in {root} ({error}); give a "
+                "folder that can be written with --root (in scripts: DATA=...)"
+            ) from error
         return str(root.absolute())
 
 
@@ -255,7 +259,7 @@ def _people_split() -> _Split:
     for concept in sorted(concepts(), key=lambda c: c.name):
         if not concept.pretraining and len(concept.variants) >= MIN_VARIANTS:
             codes = sorted(concept.variants, key=_digest)
-            split[concept.name] = {
+            split[concept.name.replace(":", "")] = {
                 "test": codes[:PEOPLE_TEST],
                 "val": codes[PEOPLE_TEST : PEOPLE_TEST + PEOPLE_VAL],
                 "train": codes[PEOPLE_TEST + PEOPLE_VAL :],
