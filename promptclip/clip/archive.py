@@ -79,8 +79,11 @@ class _Inert:
         self.attributes = attributes
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """Rebuilds tensors and inert objects.
+
+    The base is Python's own unpickler written in Python: the one in C allocates a table as long
+    as the largest index that a damaged pickle names.
 
     Args:
         file: the pickle.
@@ -106,9 +109,11 @@ class _Unpickler(pickle.Unpickler):
         raise UserError(f"was not read: it asks for {module}.{name}, which no weights need")
 
     def persistent_load(self, pid: tuple[str, torch.dtype, str, str, int]) -> Tensor:
-        _, dtype, key, _, _ = pid
+        _, dtype, key, _, size = pid
         if key not in self._storages:
             data = bytearray(self._read(key))
+            if len(data) != size * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(data)} bytes for {size} elements")
             self._storages[key] = (
                 torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
             )
