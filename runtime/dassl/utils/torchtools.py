@@ -142,7 +142,11 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     checkpoint = load_checkpoint(weight_path)
     loaded = {_without_module(k): v for k, v in checkpoint.get("state_dict", checkpoint).items()}
     own = model.state_dict()
-    fitting = {k: v for k, v in loaded.items() if k in own and own[k].shape == v.shape}
+    fitting = {
+        k: v
+        for k, v in loaded.items()
+        if isinstance(v, Tensor) and getattr(own.get(k), "shape", None) == v.shape
+    }
     if not fitting:
         warnings.warn(f"Cannot load {weight_path} (check the key names manually)", stacklevel=2)
         return
