@@ -24,8 +24,8 @@ from yacs.config import CfgNode
 import promptclip
 from promptclip.errors import UserError
 
-# Sections of a method's yaml that hold only for some number of shots, or some data set.
-CONDITIONAL = {"PER_SHOTS": ("DATASET", "NUM_SHOTS"), "PER_DATASET": ("DATASET", "NAME")}
+# Sections of a method's yaml that hold only for some value of a key of DATASET.
+CONDITIONAL = {"PER_SHOTS": "NUM_SHOTS", "PER_DATASET": "NAME"}
 
 # Where a run stands and what it says on the way; none of it can change a number.
 NOT_HASHED = frozenset(
@@ -123,26 +123,26 @@ def build_cfg(
             out of range; the message names the key and the file that holds it.
     """
     flags = {"TRAINER.NAME": trainer, "DATASET.ROOT": root, "OUTPUT_DIR": output_dir, "SEED": seed}
-    command_line = _nested(
-        [(key, value) for key, value in flags.items() if value not in ("", None)]
-        + _pairs(overrides)
-    )
+    given = [(key, value) for key, value in flags.items() if value not in ("", None)]
+    last = ("the command line", _nested([*given, *_pairs(overrides)]))
     base = configs_dir() / "trainers" / "base.yaml"
     files = [base, *(Path(file) for file in (dataset_config_file, config_file) if str(file))]
     layers = [(str(file), read_yaml(file)) for file in files]
     sections = {name: layers[-1][1].pop(name, {}) for name in CONDITIONAL}
 
     defaults = default_cfg()
-    plain = _merged(defaults, [*layers, ("the command line", command_line)])
-    source = layers[-1][0]
+    cfg = _merge(defaults.clone(), [*layers, last])
     conditional = []
-    for name, (node, key) in CONDITIONAL.items():
+    scratch = defaults.clone()
+    for name, key in CONDITIONAL.items():
         for value, section in sections[name].items():
-            layer = (f"{source}, {name} {value}", section)
-            _merged(defaults, [layer])  # a wrong key shall not wait for the run that selects it
-            if value == plain[node][key]:
+            layer = (f"{layers[-1][0]}, {name} {value}", section)
+            # A wrong key or name shall not wait for the run that selects its section.
+            _merge(scratch, [(layer[0], {"DATASET": {key: value}}), layer])
+            if scratch.DATASET[key] == cfg.DATASET[key]:
                 conditional.append(layer)
-    cfg = _merged(defaults, [*layers, *conditional, ("the command line", command_line)])
+    if conditional:
+        cfg = _merge(defaults, [*layers, *conditional, last])
     _check(cfg)
     cfg.freeze()
     return cfg
@@ -214,15 +214,23 @@ def _nested(pairs: Sequence[tuple[str, object]]) -> dict[str, Any]:
     return tree
 
 
-def _merged(cfg: CfgNode, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> CfgNode:
-    """A copy of `cfg` with each (source, mapping) merged in turn."""
-    cfg = cfg.clone()
+def _merge(cfg: CfgNode, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> CfgNode:
+    """Merge each (source, mapping) into `cfg` in turn, and resolve the names that it chooses."""
+    from promptclip import plugins
+
+    resolvers = {"TRAINER": plugins.trainer_name, "DATASET": plugins.dataset_name}
     for source, layer in layers:
-        _merge(cfg, cfg, layer, source, "")
+        _merge_node(cfg, cfg, layer, source, "")
+        for section, resolve in resolvers.items():
+            if cfg[section].NAME:
+                try:
+                    cfg[section].NAME = resolve(cfg[section].NAME)
+                except UserError as error:
+                    raise UserError(f"{source}: {error}") from None
     return cfg
 
 
-def _merge(root: CfgNode, node: CfgNode, layer: object, source: str, prefix: str) -> None:
+def _merge_node(root: CfgNode, node: CfgNode, layer: object, source: str, prefix: str) -> None:
     if not isinstance(layer, Mapping):
         raise UserError(f"{source}: {prefix[:-1]} is a section of keys, got {layer!r}")
     for key, value in layer.items():
@@ -230,7 +238,7 @@ def _merge(root: CfgNode, node: CfgNode, layer: object, source: str, prefix: str
         if key not in node:
             raise UserError(f"{source}: unknown key {name}{_meant(name, list(_leaves(root)))}")
         if isinstance(node[key], CfgNode):
-            _merge(root, node[key], value, source, f"{name}.")
+            _merge_node(root, node[key], value, source, f"{name}.")
         else:
             node[key] = _coerce(value, node[key], f"{source}: {name}")
 
@@ -253,11 +261,13 @@ def _coerce(value: object, old: object, name: str) -> object:
 
 
 def _check(cfg: CfgNode) -> None:
-    """Resolve the names of method and data set, and refuse values out of range."""
+    """Refuse values out of range."""
     from promptclip import plugins
 
-    cfg.TRAINER.NAME = plugins.trainer_name(cfg.TRAINER.NAME)
-    cfg.DATASET.NAME = plugins.dataset_name(cfg.DATASET.NAME)
+    if not cfg.TRAINER.NAME:
+        raise UserError("no method is chosen; give --trainer METHOD")
+    if not cfg.DATASET.NAME:
+        raise UserError("no data set is chosen; give --dataset-config-file configs/datasets/X.yaml")
     values = _leaves(cfg)
     for key, allowed in _ALLOWED.items():
         value = values[key]

@@ -21,6 +21,11 @@ from promptclip.run import run
 log = logging.getLogger(__name__)
 
 PROTOCOL = "base2new"
+# What the protocol itself decides about a run.
+OWN_KEYS = {
+    *("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
+    *("OUTPUT_DIR", "SEED", "TRAINER.NAME"),
+}
 # Part -> its folder in CoOp's output tree, and the classes that it is tested on.
 PARTS = {"train": ("train_base", "base"), "test": ("test_new", "new")}
 
@@ -89,6 +94,10 @@ def base2new(
     Raises:
         UserError: for unusable input, before anything is run.
     """
+    if own := OWN_KEYS.intersection(map(str, overrides[::2])):
+        raise UserError(f"{', '.join(sorted(own))} cannot be set here: base-to-new sets it itself")
+    if shots < 1 or min(seeds, default=0) < 0:
+        raise UserError(f"shots must be at least 1 and seeds at least 0; got {shots} and {seeds}")
     planned: list[Run] = []
     dataset_file = _config_file("datasets", dataset)
     half = Path(dataset_file.stem, f"shots_{shots}")

@@ -44,9 +44,9 @@ check_python() {
         2>/dev/null </dev/null
 }
 
-# install EXTRAS: promptclip with these extras, and the engine where there is none. Takes a second
+# install_packages EXTRAS: promptclip with these extras, and the engine where there is none. Takes a second
 # when nothing has changed since the last time.
-install() {
+install_packages() {
     local stamp state
     stamp=$(python -c 'import sys; print(sys.prefix)')/.promptclip-$1
     state=$(cat setup.py pyproject.toml runtime/pyproject.toml | cksum; pwd)

@@ -5,5 +5,5 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_environment
-install emoji
+install_packages emoji
 base2new --quiet "$@" zsclip,coop,dapt emoji

@@ -79,8 +79,9 @@ def test_flags_stand_for_keys(train, mini, monkeypatch):
     ("argv", "message"),
     [
         (["train", "--trainer", "kop"], "unknown method 'kop'"),
+        (["train"], "no method is chosen"),
         (["train", "--trainer", "coop", "OPTIM.LT", "3"], "did you mean OPTIM.LR?"),
-        (["train", "--trainer", "coop"], "unknown dataset ''"),
+        (["train", "--trainer", "coop"], "no data set is chosen"),
         (["base2new", "dapt", "emojy"], "did you mean 'emoji'?"),
         (["table", "nowhere"], "nowhere"),
     ],

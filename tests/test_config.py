@@ -73,10 +73,16 @@ def test_a_section_per_data_set_holds_for_it_and_the_command_line_still_wins(tmp
 
 
 @pytest.mark.parametrize(
-    "section", ["PER_SHOTS: {9: {OPTIM: {LT: 1}}}", "PER_DATASET: {X: {A: 1}}"]
+    ("section", "message"),
+    [
+        ("PER_SHOTS: {9: {OPTIM: {LT: 1}}}", r"PER_SHOTS 9: unknown key OPTIM.LT"),
+        ("PER_SHOTS: {few: {}}", r"PER_SHOTS few: DATASET.NUM_SHOTS must be a whole number"),
+        ("PER_DATASET: {Emoji: {A: 1}}", r"PER_DATASET Emoji: unknown key A"),
+        ("PER_DATASET: {Emojy: {}}", r"PER_DATASET Emojy: unknown dataset 'Emojy'"),
+    ],
 )
-def test_a_wrong_key_is_found_in_a_section_that_does_not_apply(tmp_path, section):
-    with pytest.raises(UserError, match=r"m.yaml, PER_\w+ \w: unknown key"):
+def test_a_mistake_is_found_in_a_section_that_does_not_apply(tmp_path, section, message):
+    with pytest.raises(UserError, match=f"m.yaml, {message}"):
         build(method=write(tmp_path / "m.yaml", section))
 
 
@@ -199,19 +205,23 @@ DAPT_VALUES = {
 }
 
 
-def test_dapt_has_the_published_values_of_every_data_set(monkeypatch):
-    monkeypatch.setattr("promptclip.plugins.dataset_name", lambda text: text)
-    for name, values in DAPT_VALUES.items():
-        for shots, epochs in {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}.items():
-            cfg = build_cfg(
-                "dapt",
-                "",
-                CONFIGS / "trainers/DAPT/vit_b16.yaml",
-                overrides=["DATASET.NAME", name, "DATASET.NUM_SHOTS", shots],
-            )
-            dapt = cfg.TRAINER.DAPT
-            assert (cfg.OPTIM.LR, dapt.VIS_BETA, dapt.TXT_BETA) == values
-            assert cfg.OPTIM.MAX_EPOCH == (50 if name == "ImageNet" else epochs)
+def published(dataset, shots):
+    overrides = ["DATASET.NAME", dataset, "DATASET.NUM_SHOTS", shots]
+    return build_cfg("dapt", "", CONFIGS / "trainers/DAPT/vit_b16.yaml", overrides=overrides)
+
+
+@pytest.mark.parametrize("dataset", DAPT_VALUES)
+def test_dapt_has_the_published_values_of_every_data_set(dataset):
+    cfg = published(dataset, 16)
+    dapt = cfg.TRAINER.DAPT
+    assert (cfg.OPTIM.LR, dapt.VIS_BETA, dapt.TXT_BETA) == DAPT_VALUES[dataset]
+    assert cfg.OPTIM.MAX_EPOCH == (50 if dataset == "ImageNet" else 200)
+
+
+@pytest.mark.parametrize(("shots", "epochs"), {1: 50, 2: 100, 4: 100, 8: 200}.items())
+def test_dapt_has_the_published_epochs(shots, epochs):
+    assert published("UCF101", shots).OPTIM.MAX_EPOCH == epochs
+    assert published("ImageNet", shots).OPTIM.MAX_EPOCH == 50
 
 
 def test_closest_ignores_case():

@@ -88,8 +88,7 @@ def test_a_failing_run_keeps_no_other_from_running(start, monkeypatch, tmp_path)
     folder = tmp_path / "base2new/train_base/mini/shots_2/CoOp/tiny/seed1"
     assert lines[-2:] == [
         "failed: CoOp, seed 1, base classes: Loss is infinite or NaN!",
-        "failed: CoOp, seed 1, new classes: "
-        f"no finished training in {folder}; train on base first",
+        f"failed: CoOp, seed 1, new classes: no finished training in {folder}; train on base first",
     ]
     rows = {row.method: row for row in table.build(tmp_path).rows}
     assert set(rows["CoOp"].base.values) == {2}
@@ -102,7 +101,9 @@ def test_unusable_input_stops_everything_before_anything_runs(start, mini, tmp_p
         r"unknown method 'koop'; did you mean 'CoOp'": lambda: start("koop"),
         r"no 'tinny' in .*CoOp, did you mean 'tiny'\?": lambda: start("coop", cfg_name="tinny"),
         r"unknown key OPTIM.LT": lambda: start("coop", overrides=["OPTIM.LT", "1"]),
-        r"DATASET.NUM_SHOTS": lambda: start("coop", overrides=["DATASET.NUM_SHOTS", "-3"]),
+        r"OPTIM.MAX_EPOCH must": lambda: start("coop", overrides=["OPTIM.MAX_EPOCH", "-3"]),
+        r"SEED cannot be set here": lambda: start("coop", overrides=["OPTIM.LR", "1", "SEED", "1"]),
+        r"seeds at least 0; got 2 and \[-1\]": lambda: start("coop", seeds=[-1]),
         r"no 'emojy' in .*datasets, did you mean 'emoji'\?": lambda: base2new(["coop"], "emojy"),
     }.items():
         with pytest.raises(UserError, match=message):
