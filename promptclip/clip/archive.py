@@ -65,8 +65,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(
-            f"{path} is a damaged TorchScript archive ({type(error).__name__}: {error}); "
-            "download it again"
+            f"{path} is damaged TorchScript ({type(error).__name__}: {error}); download it again"
         ) from error
 
 

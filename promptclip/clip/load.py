@@ -2,7 +2,8 @@
 
 A source is
 - `tiny-emoji`, the small CLIP that lies in this package;
-- a name of OpenAI's (`ViT-B/16`, `RN50`, ...): found in the cache folder, else downloaded;
+- a name of OpenAI's (`ViT-B/16`, `RN50`, ...): found in `~/.cache/clip` or the folder that the
+  environment variable `CLIP_CACHE` names, else downloaded;
 - `open_clip:MODEL/TAG`, such as `open_clip:ViT-B-32/laion2b_s34b_b79k`, or
   `open_clip:MODEL/PATH` for a checkpoint that was trained with open_clip
   (an absolute path makes it `open_clip:ViT-B-32//home/me/epoch_32.pt`);
@@ -48,19 +49,25 @@ _CONSTANTS = {"input_resolution", "context_length", "vocab_size"}
 def resolve_precision(name: str, device: torch.device | str) -> str:
     """The precision to run in: what was asked for, or for "auto" what suits the device.
 
-    That is "amp" on a CUDA device that computes in bf16, which has the range of fp32 and so needs
-    no loss scaling. Elsewhere it is "fp32": fp16 would need scaling, and CPUs are slow in both.
+    That is "amp" on CUDA, which keeps prompts and sums in fp32. Elsewhere it is "fp32": CPUs are
+    slow in half precision, in fp16 by far.
 
     Raises:
         UserError: if there is no such precision.
     """
     if name == "auto":
-        on_cuda = torch.device(device).type == "cuda"
-        half = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "amp" if half else "fp32"
+        return "amp" if torch.device(device).type == "cuda" else "fp32"
     if name not in PRECISIONS:
         raise UserError(f'precision must be one of {", ".join(PRECISIONS)} or auto, got "{name}"')
     return name
+
+
+def half_type(device: torch.device | str) -> torch.dtype:
+    """What "amp" computes in: bf16, which needs no loss scaling; fp16 on GPUs that lack it."""
+    on_cuda = torch.device(device).type == "cuda"
+    if on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def load_clip(
@@ -82,8 +89,14 @@ def load_clip(
         UserError: if the source cannot be read or is not a supported CLIP.
     """
     state_dict, config, visual = read_clip(source)
-    precision = resolve_precision(precision, device)
-    clip = FrozenCLIP(state_dict, config, precision=precision, textbook=textbook, visual=visual)
+    clip = FrozenCLIP(
+        state_dict,
+        config,
+        precision=resolve_precision(precision, device),
+        textbook=textbook,
+        visual=visual,
+        half=half_type(device),
+    )
     return clip.to(device)
 
 
@@ -161,7 +174,7 @@ def _read_file(path: Path, checkpoint: bool = False) -> tuple[StateDict, dict[st
         raise UserError(
             f"{path} holds no weights that can be read safely: expected safetensors, an archive of "
             f"TorchScript or a state dict of torch.save, got a file that begins with {head!r}; "
-            "it may be damaged: get it again"
+            "it is damaged, or holds other objects than tensors"
         ) from error
     if isinstance(tensors, dict) and "state_dict" in tensors:
         if not checkpoint:

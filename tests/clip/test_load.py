@@ -22,7 +22,7 @@ from torch import nn
 
 from promptclip.clip import download, openclip
 from promptclip.clip.config import CLIPConfig
-from promptclip.clip.load import METADATA_KEY, load_clip, read_clip, resolve_precision
+from promptclip.clip.load import METADATA_KEY, half_type, load_clip, read_clip, resolve_precision
 from promptclip.errors import UserError
 
 CONFIG = CLIPConfig(
@@ -91,13 +91,12 @@ class OpenAI(nn.Module):
         self.visual = module(
             conv1=nn.Conv2d(3, vision, config.patch_size, config.patch_size, bias=False),
             class_embedding=nn.Parameter(torch.empty(vision)),
-            positional_embedding=nn.Parameter(torch.empty(0)),
+            positional_embedding=nn.Parameter(weights["visual.positional_embedding"]),
             ln_pre=nn.LayerNorm(vision),
             transformer=tower(vision, config.visual_layers, config.visual_heads),
             ln_post=nn.LayerNorm(vision),
             proj=nn.Parameter(torch.empty(vision, config.embed_dim)),
         )
-        self.visual.positional_embedding = nn.Parameter(weights["visual.positional_embedding"])
         self.transformer = tower(width, config.text_layers, config.text_heads)
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
@@ -304,15 +303,17 @@ def test_tiny_emoji():
 
 def test_precision():
     assert resolve_precision("auto", "cpu") == resolve_precision("auto", "mps") == "fp32"
+    assert resolve_precision("auto", "cuda:0") == "amp"
     assert resolve_precision("bf16", "cpu") == "bf16"
     with pytest.raises(UserError, match='fp32, .* or auto, got "half"'):
         resolve_precision("half", "cpu")
 
 
-@pytest.mark.parametrize(("native", "expected"), [(True, "amp"), (False, "fp32")])
-def test_precision_on_cuda(monkeypatch, native, expected):
+@pytest.mark.parametrize("native", [False, True])
+def test_half_type(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert resolve_precision("auto", "cuda:0") == expected
+    assert half_type("cuda") == (torch.bfloat16 if native else torch.float16)
+    assert half_type("cpu") == torch.bfloat16
 
 
 # ------------------------------------------------------------------ bad input
@@ -416,7 +417,7 @@ def test_truncated_file(write_file, weights, tmp_path):
     data = path.read_bytes()
     for size in (len(data) - 1, len(data) // 2, 1000, 9):
         path.write_bytes(data[:size])
-        with pytest.raises(UserError, match="damaged") as caught:
+        with pytest.raises(UserError, match="is damaged") as caught:
             read_clip(path)
         assert "\n" not in str(caught.value)
 
@@ -426,7 +427,7 @@ def test_damaged_archive(weights, tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(weights["text_projection"].numpy().tobytes())] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match="damaged TorchScript archive .*CRC"):
+    with pytest.raises(UserError, match="damaged TorchScript .*CRC"):
         read_clip(path)
 
 
