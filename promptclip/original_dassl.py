@@ -5,7 +5,6 @@ Our own `runtime/` passes the probe and is left alone.
 
 from __future__ import annotations
 
-import collections
 import io
 import logging
 import pickle
@@ -18,19 +17,30 @@ from torch import optim
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-# What a checkpoint of the original holds besides tensors: the schedule after the warm-up, and in it
-# the optimizer. Making one of these runs nothing that a file could choose.
-_OLD_CHECKPOINT_CLASSES: list[Any] = [
-    collections.Counter,
-    collections.defaultdict,
-    dict,
-    lr_scheduler.CosineAnnealingLR,
-    lr_scheduler.MultiStepLR,
-    lr_scheduler.StepLR,
-    optim.Adam,
-    optim.AdamW,
-    optim.RMSprop,
-    optim.SGD,
+
+class _Attributes:
+    """Stands in for an object of an old checkpoint: its attributes, and nothing that runs."""
+
+
+def _plain_dict(factory: Any) -> dict[Any, Any]:
+    """Stand in for `defaultdict`."""
+    del factory
+    return {}
+
+
+# What a checkpoint of the original holds besides tensors: the schedule after the warm-up, and in
+# it the optimizer.
+_STAND_INS: list[Any] = [
+    (dict, "builtins.dict"),
+    (_plain_dict, "collections.defaultdict"),
+    *(
+        (_Attributes, f"{kind.__module__}.{kind.__qualname__}")
+        for kind in (
+            *(lr_scheduler.CosineAnnealingLR, lr_scheduler.MultiStepLR, lr_scheduler.StepLR),
+            *(optim.Adam, optim.AdamW, optim.RMSprop, optim.SGD),
+        )
+    ),
+    (_Attributes, "dassl.optim.radam.RAdam"),
 ]
 
 
@@ -52,8 +62,8 @@ class _Scheduler(LRScheduler):
         """Continue, with an optimizer that is this run's: an older checkpoint brings a copy."""
         state = dict(state_dict)
         successor = state.pop("successor")
-        if isinstance(successor, LRScheduler):
-            successor = successor.state_dict()
+        if not isinstance(successor, dict):
+            successor = {k: v for k, v in vars(successor).items() if k != "optimizer"}
         self.successor.load_state_dict(successor)
         super().load_state_dict(state)
 
@@ -74,7 +84,7 @@ def repair() -> None:
     logging.disable(logging.NOTSET if imported_before else disabled)
     (base,) = ConstantWarmupScheduler.__bases__
     base.__bases__ = (_Scheduler,)
-    torch.serialization.add_safe_globals(_OLD_CHECKPOINT_CLASSES)
+    torch.serialization.add_safe_globals(_STAND_INS)
     tee: Any = vars(dassl.utils.logger).get("Logger")
     if tee is not None:
         tee.close = _close_file

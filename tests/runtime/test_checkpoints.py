@@ -84,7 +84,8 @@ def test_load_checkpoint_refuses(tmp_path):
 def test_checkpoints_of_the_original_can_be_read(tmp_path, make_trainer, schedule, optimizer):
     """They hold the schedule after the warm-up as an object, and the optimizer in it."""
     model = nn.Linear(2, 2)
-    optim = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1)
+    momentum = {"momentum": 0.9} if optimizer in ("SGD", "RMSprop") else {}
+    optim = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1, **momentum)
     successor = {
         "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optim, 4.0),
         "step": lambda: torch.optim.lr_scheduler.StepLR(optim, 2),

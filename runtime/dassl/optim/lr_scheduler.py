@@ -54,8 +54,8 @@ class _WarmupScheduler(LRScheduler):
         """
         own = dict(state_dict)
         successor = own.pop("successor")
-        if isinstance(successor, LRScheduler):
-            successor = successor.state_dict()
+        if not isinstance(successor, dict):
+            successor = {k: v for k, v in vars(successor).items() if k != "optimizer"}
         self.successor.load_state_dict(successor)
         super().load_state_dict(own)
 

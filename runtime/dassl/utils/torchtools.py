@@ -4,7 +4,6 @@ A checkpoint holds tensors and plain values only, is written whole or not at all
 `weights_only=True`: reading one never runs code from it.
 """
 
-import collections
 import logging
 import os
 import warnings
@@ -21,19 +20,30 @@ from dassl.utils.tools import atomic_write, tolist_if_not
 
 logger = logging.getLogger(__name__)
 
-# Checkpoints written by the original Dassl hold a scheduler object, which holds its optimizer.
-# These classes have nothing but attributes, so a reader that admits them stays safe.
-_OLD_CHECKPOINT_CLASSES: list[Any] = [
-    collections.Counter,
-    collections.defaultdict,
-    dict,
-    lr_scheduler.CosineAnnealingLR,
-    lr_scheduler.MultiStepLR,
-    lr_scheduler.StepLR,
-    optim.Adam,
-    optim.AdamW,
-    optim.RMSprop,
-    optim.SGD,
+
+class _Attributes:
+    """Stands in for an object of an old checkpoint: its attributes, and nothing that runs."""
+
+
+def _plain_dict(factory: Any) -> dict[Any, Any]:
+    """Stand in for `defaultdict`."""
+    del factory
+    return {}
+
+
+# Checkpoints of the original Dassl hold the schedule after the warm-up as an object, and in it the
+# optimizer. A reader that makes inert objects instead of these classes stays safe.
+_STAND_INS: list[Any] = [
+    (dict, "builtins.dict"),
+    (_plain_dict, "collections.defaultdict"),
+    *(
+        (_Attributes, f"{kind.__module__}.{kind.__qualname__}")
+        for kind in (
+            *(lr_scheduler.CosineAnnealingLR, lr_scheduler.MultiStepLR, lr_scheduler.StepLR),
+            *(optim.Adam, optim.AdamW, optim.RMSprop, optim.SGD),
+        )
+    ),
+    (_Attributes, "dassl.optim.radam.RAdam"),
 ]
 
 
@@ -94,7 +104,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         raise FileNotFoundError(f'File is not found at "{fpath}"')
     map_location = None if torch.cuda.is_available() else "cpu"
     try:
-        with torch.serialization.safe_globals(_OLD_CHECKPOINT_CLASSES):
+        with torch.serialization.safe_globals(_STAND_INS):
             checkpoint: dict[str, Any] = torch.load(
                 fpath, map_location=map_location, weights_only=True
             )
