@@ -14,6 +14,7 @@ from mini_benchmark import cfg_of
 
 import promptclip
 from promptclip import results, table
+from promptclip.cli import Console
 from promptclip.errors import UserError
 from promptclip.lock import locked
 from promptclip.run import run
@@ -117,7 +118,8 @@ def test_a_failure_is_on_record_until_the_run_succeeds(mini, tmp_path, monkeypat
     assert results.read_failure(folder) is None
 
 
-def test_logs_go_to_the_run_alone_and_old_parsers_read_them(mini, tmp_path, capsys):
+def test_logs_go_to_the_run_alone_and_old_parsers_read_them(mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("promptclip"), "handlers", [Console()])
     handlers, stdout = list(logging.root.handlers), sys.stdout
     first = run(cfg_of("CoOp", mini, tmp_path / "first"))
     run(cfg_of("ZeroshotCLIP", mini, tmp_path / "second"))
