@@ -15,7 +15,7 @@ from typing import TextIO
 _LINE = logging.Formatter("%(message)s")
 
 
-class _Console(logging.StreamHandler[TextIO]):
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to the current `sys.stdout`, also after somebody redirects it."""
 
     def __init__(self) -> None:
