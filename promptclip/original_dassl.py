@@ -74,7 +74,7 @@ def repair() -> None:
     Its warm-up scheduler can be built again; checkpoints become plain, and older ones can be read
     without unpickling anything else; logging is not disabled; standard output is not closed.
     """
-    imported_before = "dassl.engine" in sys.modules
+    imported_before = "dassl.data" in sys.modules
     disabled = logging.root.manager.disable
     import dassl.engine
     from dassl.optim.lr_scheduler import ConstantWarmupScheduler
