@@ -23,7 +23,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(_LINE)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stdout
 
 
