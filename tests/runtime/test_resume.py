@@ -114,6 +114,7 @@ def test_state_is_plain(run):
 KILLED = """
 import os, signal, sys
 import torch
+torch.set_num_threads(1)
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed, setup_logger
@@ -137,22 +138,22 @@ torch.save([trainer.model.state_dict(), trainer.evaluator._y_pred], cfg.OUTPUT_D
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_killed_process(make_cfg, tmp_path):
-    def start(folder, *args):
-        file = tmp_path / "cfg.yaml"
-        file.write_text(make_cfg(OUTPUT_DIR=str(tmp_path / folder)).dump())
-        path = os.pathsep.join([str(Path(tiny_engine.__file__).parent), *filter(None, sys.path)])
-        return subprocess.run(
-            [sys.executable, "-c", KILLED, str(file), *args],
-            env={**os.environ, "PYTHONPATH": path},
-        ).returncode
+def test_killed_process(run, make_cfg, tmp_path):
+    file = tmp_path / "cfg.yaml"
+    cfg = make_cfg(OUTPUT_DIR=str(tmp_path / "killed"), TRAINER__NAME="Careful")
+    file.write_text(cfg.dump())
+    path = os.pathsep.join([str(Path(tiny_engine.__file__).parent), *filter(None, sys.path)])
 
-    assert start("whole") == 0
-    assert start("killed", "die") == -signal.SIGKILL
-    assert start("killed") == 0
-    whole, killed = (torch.load(tmp_path / f / "final") for f in ("whole", "killed"))
-    assert killed[1] == whole[1]
-    assert all(torch.equal(killed[0][key], value) for key, value in whole[0].items())
+    def start(*args):
+        command = [sys.executable, "-c", KILLED, str(file), *args]
+        return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode
+
+    assert start("die") == -signal.SIGKILL
+    assert start() == 0
+    weights, predictions = torch.load(tmp_path / "killed" / "final")
+    whole, _ = run("whole", TRAINER__NAME="Careful")
+    assert predictions == whole.evaluator._y_pred
+    assert all(torch.equal(weights[key], value) for key, value in whole.model.state_dict().items())
     log = (tmp_path / "killed" / "log.txt").read_text()
     assert log.count("Finish training") == 1
     assert log.count("epoch [3/4] batch [1/4]") == 2
