@@ -29,8 +29,9 @@ GOLDEN = Path(__file__).parent / "golden"
 SEED = 20230902
 EPOCHS = 5  # of the schedule
 LIMIT = 1e-5  # largest allowed max|a-b| / max|b| of a tensor, fp32
-# Large rates blow rounding up until the published code in fp32 is 1e-5 away from itself in
-# float64; nothing can then be asked to lie closer to it than some times that.
+# Large rates blow rounding up: in the case "deep" of DAPT (rate 0.2) the published code in fp32 is
+# 3e-6 from itself in float64, and other instruction sets move ours by as much as 1e-5. Where four
+# times the recorded rounding is more than the limit, it is the limit (five tensors of 491).
 OWN_ROUNDING = 4.0
 
 
