@@ -90,7 +90,6 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
     cfg.MODEL.EXACT_TEXTBOOK = False
-    cfg.TRAINER.REGULARIZERS = []
     for name, method in plugins.methods().items():
         options = dataclasses.asdict(method.Options())
         cfg.TRAINER[name.upper()] = CfgNode({key.upper(): value for key, value in options.items()})
