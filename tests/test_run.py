@@ -128,7 +128,7 @@ def test_logs_go_to_the_run_alone_and_old_parsers_read_them(mini, tmp_path, monk
     lines = (tmp_path / "first" / "log.txt").read_text().splitlines()
     assert lines.index("Finish training") < lines.index("=> result")
     assert f"* accuracy: {first['metrics']['accuracy']:.1f}%" in lines
-    assert "    N_CTX: 4" in lines
+    assert "    N_CTX: 16" in lines
     assert not any("VIS_BETA" in line for line in lines)
 
 
