@@ -18,7 +18,7 @@ from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint, load_pretrained_weights
+from dassl.utils import load_checkpoint
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -184,9 +184,9 @@ class PromptTrainer(TrainerX):
         self.model = self.Model(clip, dataset.classnames, options, template).to(self.device)
         learner = self.model.prompt_learner
         self.num_trainable = sum(p.numel() for p in learner.parameters() if p.requires_grad)
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         learner.origin = Origin(type(self).__name__, backbone)
+        if cfg.MODEL.INIT_WEIGHTS:
+            _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
@@ -288,22 +288,25 @@ class PromptTrainer(TrainerX):
             return
         file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
         for name, model in self._models.items():
-            path = f"{directory}/{name}/{file}"
-            try:
-                checkpoint = load_checkpoint(path)
-            except FileNotFoundError as error:
-                raise UserError(
-                    f"no checkpoint {path}; train first, or set --load-epoch"
-                ) from error
-            _load_strictly(model, checkpoint["state_dict"], path)
-            log.info(
-                'Loading weights to %s from "%s" (epoch = %d)', name, path, checkpoint["epoch"]
-            )
+            checkpoint = _read_checkpoint(f"{directory}/{name}/{file}")
+            _load_strictly(model, checkpoint)
+            path, epoch_of = checkpoint["path"], checkpoint["epoch"]
+            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, epoch_of)
 
 
-def _load_strictly(model: nn.Module, state: dict[str, Any], path: str) -> None:
-    origin = "origin._extra_state"
-    state = {key: value for key, value in state.items() if key not in _FOREIGN_BUFFERS}
+def _read_checkpoint(path: str) -> dict[str, Any]:
+    """Dassl's dictionary, and its `path`."""
+    try:
+        checkpoint: dict[str, Any] = load_checkpoint(path)
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint {path}; train first, or set --load-epoch") from error
+    return checkpoint | {"path": path}
+
+
+def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Load the learned tensors; refuse those of another method, backbone or shape."""
+    origin, path = "origin._extra_state", checkpoint["path"]
+    state = {k: v for k, v in checkpoint["state_dict"].items() if k not in _FOREIGN_BUFFERS}
     if origin not in state:
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
         state[origin] = model.state_dict()[origin]

@@ -124,6 +124,17 @@ def test_checkpoint_of_another(what, method, mini, tmp_path):
         trainer.load_model(str(tmp_path), epoch=7)
 
 
+@pytest.mark.parametrize("method", LEARNERS)
+def test_init_weights(method, mini, tmp_path):
+    trained = build(method, mini, tmp_path, "OPTIM.MAX_EPOCH", 1)
+    trained.train()
+    file = tmp_path / "prompt_learner" / "model.pth.tar-1"
+    started = build(method, mini, tmp_path / "other", "MODEL.INIT_WEIGHTS", str(file), seed=2)
+    state = started.model.prompt_learner.state_dict()
+    for name, tensor in trained.model.prompt_learner.named_parameters():
+        assert torch.equal(state[name], tensor)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_numbers(method, mini, tmp_path):
     results = [run(cfg_of(method, mini, tmp_path / str(i), seed=i // 2)) for i in range(4)]
