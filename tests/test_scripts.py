@@ -110,6 +110,14 @@ def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_pa
     assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]
 
 
+def test_pretraining_installs_and_passes_its_arguments_on(python, checkout, tmp_path):
+    run = {"PATH": python, "PROMPTCLIP_NO_VENV": "1"}
+    for args, passed in (((), "output/tiny-emoji"), (("there", "--steps", "4"), "there --steps 4")):
+        done = bash(checkout / "scripts/pretrain_tiny.sh", *args, **run)
+        assert done.returncode == 0, done.stderr
+        assert calls(tmp_path)[-1] == f"scripts/pretrain_tiny.py {passed}"
+
+
 def test_the_environment_is_the_active_one_else_that_of_the_checkout(python, checkout, tmp_path):
     activate = checkout / ".venv/bin/activate"
     activate.parent.mkdir(parents=True)
