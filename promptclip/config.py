@@ -42,6 +42,9 @@ NOT_HASHED = frozenset(
     }
 )
 
+# Keys that came later, and the value with which everything is as it was before.
+_ADDED_LATER: dict[str, Any] = {"TRAINER.REGULARIZERS": []}
+
 # The values that Dassl's own keys may take: a set of choices, or a closed interval.
 _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "DATALOADER.NUM_WORKERS": (0, math.inf),
@@ -81,7 +84,7 @@ def configs_dir() -> Path:
 
 def default_cfg() -> CfgNode:
     """Dassl's defaults, the keys that promptclip adds, and the options of every method."""
-    from promptclip import plugins
+    from promptclip import plugins, regularizers
 
     plugins.load_plugins()
     from dassl.config import get_cfg_default
@@ -90,6 +93,8 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
     cfg.MODEL.EXACT_TEXTBOOK = False
+    cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own
+    cfg.REGULARIZER = CfgNode(regularizers.defaults())
     for name, method in plugins.methods().items():
         options = dataclasses.asdict(method.Options())
         cfg.TRAINER[name.upper()] = CfgNode({key.upper(): value for key, value in options.items()})
@@ -249,6 +254,8 @@ def _coerce(value: object, old: object, name: str) -> object:
         with contextlib.suppress(ValueError, SyntaxError):
             literal = ast.literal_eval(value)
             value = value if isinstance(old, str) and not isinstance(literal, str) else literal
+    if isinstance(old, list | tuple) and isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]  # npt,kgcoop on a command line
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if isinstance(old, list | tuple) and isinstance(value, list | tuple):
@@ -261,7 +268,7 @@ def _coerce(value: object, old: object, name: str) -> object:
 
 def _check(cfg: CfgNode) -> None:
     """Refuse values out of range."""
-    from promptclip import plugins
+    from promptclip import plugins, regularizers
 
     if not cfg.TRAINER.NAME:
         raise UserError("no method is chosen; give --trainer METHOD")
@@ -285,6 +292,7 @@ def _check(cfg: CfgNode) -> None:
     if method is not None:
         options = cfg.TRAINER[cfg.TRAINER.NAME.upper()]
         method.Options(**{key.lower(): value for key, value in options.items()})
+        regularizers.build(cfg)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -303,14 +311,22 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _hashed(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What can change a number, as json gives it back.
 
-    Other methods' options are left out, so that a new method leaves every old result valid.
+    Options of other methods and of regularisers that are not used are left out, so that a new one
+    leaves every old result valid. So are keys that an older version did not know, where they have
+    the value that means what it did.
     """
-    own = f"TRAINER.{cfg['TRAINER']['NAME'].upper()}."
+    names = [cfg["TRAINER"]["NAME"], *cfg["TRAINER"].get("REGULARIZERS", ())]
+    own = (f"TRAINER.{names[0].upper()}.", *(f"REGULARIZER.{n.upper()}." for n in names[1:]))
     relevant = {
         key: value
         for key, value in _leaves(cfg).items()
         if key not in NOT_HASHED
-        and (not key.startswith("TRAINER.") or key.count(".") == 1 or key.startswith(own))
+        and not (key in _ADDED_LATER and value == _ADDED_LATER[key])
+        and (
+            key.split(".")[0] not in ("TRAINER", "REGULARIZER")
+            or key.count(".") == 1
+            or key.startswith(own)
+        )
     }
     kept: dict[str, Any] = json.loads(json.dumps(relevant))
     return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from promptclip.errors import UserError
 log = logging.getLogger(__name__)
 
 POSITIONS = ("end", "middle", "front")
+_NORMAL = partial(nn.init.normal_, std=0.02)  # the field's start of prompts
 
 
 class Rows(nn.Module):
@@ -130,8 +132,8 @@ class TextTokens(nn.Module):
 class TextContext(nn.Module):
     """Learned context vectors around every class name (CoOp, Eq. 2 and 3).
 
-    The state dict holds `ctx` and nothing else, so a checkpoint loads strictly into other
-    classes. It is a prompter for `tokens`.
+    The state dict holds `ctx`, with `depth` above 1 also `deep`, and nothing else, so a checkpoint
+    loads strictly into other classes. It is a prompter for `tokens`.
 
     Args:
         clip: the frozen model.
@@ -140,6 +142,7 @@ class TextContext(nn.Module):
         ctx_init: words to start from; their number then replaces `n_ctx`. Else N(0, 0.02^2).
         csc: vectors of their own for each class, which cannot be used for other classes.
         position: of the class name: "end", "middle" or "front".
+        depth: number of layers, from the first, that get vectors of their own.
     """
 
     def __init__(
@@ -151,33 +154,73 @@ class TextContext(nn.Module):
         ctx_init: str = "",
         csc: bool = False,
         position: str = "end",
+        depth: int = 1,
     ) -> None:
         super().__init__()
-        width = clip.config.text_width
         if ctx_init:
-            words = _own_tokens(ctx_init.replace("_", " "))[:-1]
-            n_ctx = len(words)
-            ctx = clip.token_embedding[torch.tensor(words, device=clip.device)].float()
+            ctx = word_vectors(clip, ctx_init)
+            n_ctx = len(ctx)
             log.info("context starts from %r: %d tokens", ctx_init, n_ctx)
             ctx = ctx.expand(len(classnames), -1, -1) if csc else ctx
         else:
-            shape = (len(classnames), n_ctx, width) if csc else (n_ctx, width)
-            ctx = torch.empty(shape, device=clip.device).normal_(std=0.02)
+            own = (len(classnames), n_ctx) if csc else (n_ctx,)
+            ctx = normal(clip, *own, clip.config.text_width)
         self.ctx = nn.Parameter(ctx.clone().contiguous())
-        start = int(tokenize([""])[0, 0])
-        sequences = []
-        for c, name in enumerate(name.replace("_", " ") for name in classnames):
-            first = clip.config.vocab_size + (c * n_ctx if csc else 0)
-            slots = list(range(first, first + n_ctx))
-            own = _own_tokens(f"{name}.")
-            named = len(_own_tokens(name)) - 1
-            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
-            sequences.append([start, *slots[:before], *own[:named], *slots[before:], *own[named:]])
-        self.tokens = TextTokens(clip, sequences, classnames)
+        if depth > 1:
+            self.deep = nn.Parameter(normal(clip, depth - 1, *ctx.shape))
+        self.depth = depth
+        self.tokens = context_tokens(clip, classnames, n_ctx, csc=csc, position=position)
 
     def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:
-        """The context at the first layer: [n_ctx, D], class-specific ones one after the other."""
-        return self.ctx.flatten(0, -2) if layer == 0 else None
+        """Vectors of this layer, [n_ctx, D]; class-specific ones one class after the other."""
+        if layer >= self.depth:
+            return None
+        ctx = self.deep[layer - 1] if layer else self.ctx
+        return ctx.flatten(0, -2)
+
+
+def context_tokens(
+    clip: FrozenCLIP,
+    classnames: Sequence[str],
+    n_ctx: int,
+    *,
+    csc: bool = False,
+    position: str = "end",
+) -> TextTokens:
+    """Token sequences of all classes with `n_ctx` slots around every name, and a full stop.
+
+    Args:
+        clip: the frozen model.
+        classnames: names, "_" read as a space, [C].
+        n_ctx: slots of each class.
+        csc: slots of their own for each class: the vectors m of class c have number c * n_ctx + m.
+        position: of the class name: "end", "middle" or "front".
+
+    Raises:
+        UserError: a prompt is longer than the tower's context.
+    """
+    start = int(tokenize([""])[0, 0])
+    sequences = []
+    for c, name in enumerate(name.replace("_", " ") for name in classnames):
+        first = clip.config.vocab_size + (c * n_ctx if csc else 0)
+        slots = list(range(first, first + n_ctx))
+        own = _own_tokens(f"{name}.")
+        named = len(_own_tokens(name)) - 1
+        before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+        sequences.append([start, *slots[:before], *own[:named], *slots[before:], *own[named:]])
+    return TextTokens(clip, sequences, classnames)
+
+
+def word_vectors(clip: FrozenCLIP, text: str) -> Tensor:
+    """Vectors of the tokens of some words, "_" read as a space, in fp32, [n, D]."""
+    words = _own_tokens(text.replace("_", " "))[:-1]
+    return clip.token_embedding[torch.tensor(words, device=clip.device)].float()
+
+
+def normal(clip: FrozenCLIP, *shape: int) -> Tensor:
+    """Random vectors from N(0, 0.02^2), the field's start, on the device of `clip`."""
+    random: Tensor = _NORMAL(torch.empty(shape, device=clip.device))
+    return random
 
 
 def _own_tokens(text: str) -> list[int]:
@@ -194,17 +237,26 @@ class VisualTokens(nn.Module):
         clip: the frozen model.
         n_tokens: tokens for each prompted layer.
         depth: number of prompted layers, from the first.
-        init: a function that fills a tensor [depth, n_tokens, D] in place.
+        init: a function that fills a tensor [depth, n_tokens, D] in place; default N(0, 0.02^2).
         dropout: probability of dropping an element of an image's tokens while training.
+        before_norm: the first layer's tokens enter before `ln_pre`.
     """
 
     def __init__(
-        self, clip: FrozenCLIP, n_tokens: int, *, init: Any, depth: int = 1, dropout: float = 0.0
+        self,
+        clip: FrozenCLIP,
+        n_tokens: int,
+        *,
+        depth: int = 1,
+        init: Any = _NORMAL,
+        dropout: float = 0.0,
+        before_norm: bool = False,
     ) -> None:
         super().__init__()
         ctx = torch.empty(depth, n_tokens, clip.config.visual_width, device=clip.device)
         self.ctx = nn.Parameter(init(ctx))
         self.dropout = nn.Dropout(dropout)
+        self.before_norm = before_norm
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor | None:
         """The tokens of this layer, [B, n_tokens, D]."""
@@ -212,3 +264,19 @@ class VisualTokens(nn.Module):
             return None
         own: Tensor = self.dropout(self.ctx[layer].expand(len(tokens), -1, -1))
         return own
+
+
+class LayerTokens:
+    """A prompter of tokens that were computed elsewhere.
+
+    Args:
+        tokens: of the first layers, each [n, D], or [B, n, D] where every image has its own.
+        before_norm: in the image tower, the first layer's tokens enter before `ln_pre`.
+    """
+
+    def __init__(self, tokens: Sequence[Tensor], *, before_norm: bool = False) -> None:
+        self.tokens, self.before_norm = tokens, before_norm
+
+    def __call__(self, layer: int, tokens: Any) -> Tensor | None:
+        """The tokens of this layer."""
+        return self.tokens[layer] if layer < len(self.tokens) else None

@@ -7,6 +7,7 @@ A method is a frozen dataclass of options, a `PromptModel` that says what is lea
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,9 +24,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from promptclip import regularizers
 from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import FrozenCLIP
+from promptclip.clip.tokenizer import tokenize
 from promptclip.errors import UserError
 from promptclip.files import write_bytes
 
@@ -71,31 +74,55 @@ class PromptModel(nn.Module):
         classnames: of the classes to tell apart, [C].
         options: the method's.
         template: the benchmark's hand-written prompt, with `{}` for the class name.
+
+    Attributes:
+        learns: what the learned tensors move: "text" and "image" features, or "logits" alone.
+        prompts_image: whether prompts enter the image tower, which must then be a ViT.
+        transfers: whether what is learned can be used for other classes.
+        training_only: learners that are of no use after training, and never loaded for a test.
+        text_by_image: whether every image has text features of its own.
     """
 
+    learns: ClassVar[frozenset[str]] = frozenset({"text"})
+    prompts_image: ClassVar[bool] = False
+    transfers: ClassVar[bool] = True
+    training_only: ClassVar[frozenset[str]] = frozenset()
+    text_by_image: ClassVar[bool] = False
     clip: FrozenCLIP
     prompt_learner: Any  # a module, or a dictionary of modules
+    text_prompter: Any  # with its `tokens`, such as `TextContext`; None without
+    image_prompter: Any  # None without
 
     def __init__(
         self, clip: FrozenCLIP, classnames: Sequence[str], options: Any, template: str
     ) -> None:
         super().__init__()
-        self.clip, self.classnames, self.template = clip, classnames, template
+        self.clip, self.template = clip, template
+        self.classnames = readable(classnames)
+        self.text_prompter = self.image_prompter = None
         self._text_features: Tensor | None = None
+        self._template_features: dict[tuple[str, ...], Tensor] = {}
         self.build(options)
 
+    @property
+    def learners(self) -> dict[str, nn.Module]:
+        """What is learned, by the name of its checkpoints' folder; each has an optimiser."""
+        return {"prompt_learner": self.prompt_learner}
+
     def build(self, options: Any) -> None:
-        """Make `prompt_learner`."""
+        """Make `prompt_learner`, and `text_prompter` and `image_prompter` where there are any."""
         raise NotImplementedError
 
     def text_features(self) -> Tensor:
-        """Features of all classes, [C, D], not normalised."""
-        raise NotImplementedError
+        """Features of all classes, [C, D]; of the benchmark's template without a prompter."""
+        if self.text_prompter is None:
+            return self.template_features()
+        return self.clip.encode_text(self.text_prompter.tokens, self.text_prompter)
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Features of a batch, [B, D], not normalised; of the prompt-free tower by default."""
-        with torch.no_grad():
-            return self.clip.encode_image(image)
+        """Features of a batch, [B, D], not normalised."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_prompter is not None):
+            return self.clip.encode_image(image, self.image_prompter)
 
     def forward(self, image: Tensor) -> Output:
         """Cosine logits of images [B, 3, H, W]."""
@@ -104,13 +131,42 @@ class PromptModel(nn.Module):
         logits = self.clip.logit_scale * image_features @ text_features.T
         return Output(logits, image_features, text_features)
 
-    def unit_text_features(self) -> Tensor:
-        """Unit vectors [C, D]; without gradient they are computed once, until `forget()`."""
+    def current_text_features(self) -> Tensor:
+        """`text_features()`; without gradient they are computed once, until `forget()`."""
         if torch.is_grad_enabled():
-            return unit(self.text_features())
+            return self.text_features()
         if self._text_features is None:
-            self._text_features = unit(self.text_features())
+            self._text_features = self.text_features()
         return self._text_features
+
+    def unit_text_features(self) -> Tensor:
+        """The same as unit vectors, [C, D]."""
+        return unit(self.current_text_features())
+
+    @torch.no_grad()
+    def encode_template(self, template: str) -> Tensor:
+        """Prompt-free features of a hand-written prompt with every class name, [C, D].
+
+        Not normalised; `{}` stands for the name.
+        """
+        prompts = [template.format(name) for name in self.classnames]
+        return self.clip.encode_text(tokenize(prompts, self.clip.config.context_length))
+
+    def template_features(self, *templates: str) -> Tensor:
+        """Unit features [C, D] of the benchmark's template, or the means of those of several.
+
+        The means are unit vectors again. Computed once.
+        """
+        templates = templates or (self.template,)
+        if templates not in self._template_features:
+            features = [unit(self.encode_template(template)) for template in templates]
+            self._template_features[templates] = unit(torch.stack(features).mean(0))
+        return self._template_features[templates]
+
+    @torch.no_grad()
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """Unit features [B, D] of the prompt-free image tower."""
+        return unit(self.clip.encode_image(image))
 
     def forget(self) -> None:
         """Drop what was kept from an earlier test: the prompts have changed since."""
@@ -120,6 +176,28 @@ class PromptModel(nn.Module):
 def unit(features: Tensor) -> Tensor:
     """Features [..., D] as unit vectors in fp32."""
     return F.normalize(features.float(), dim=-1)
+
+
+def readable(classnames: Sequence[str]) -> list[str]:
+    """Class names as they stand in a prompt: "_" read as a space, no white space around.
+
+    Raises:
+        UserError: a name is empty.
+    """
+    names = [" ".join(name.replace("_", " ").split()) for name in classnames]
+    for label, name in enumerate(names):
+        if not name:
+            raise UserError(
+                f"class {label} has the name {classnames[label]!r}, which leaves nothing to put "
+                "into a prompt; give every class a name"
+            )
+    twins = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twins:
+        log.warning(
+            "several classes have the name %s: no text prompt can tell them apart",
+            ", ".join(map(repr, twins)),
+        )
+    return names
 
 
 class Origin(nn.Module):
@@ -159,6 +237,7 @@ class PromptTrainer(TrainerX):
         """Read the method's options, which checks them."""
         node = cfg.TRAINER[type(self).__name__.upper()]
         self.options = self.Options(**{f.name: node[f.name.upper()] for f in fields(self.Options)})
+        self.regularizers = regularizers.build(cfg)
 
     def build_data_loader(self) -> None:
         """Dassl's loaders over pictures that are decoded once where they fit into memory."""
@@ -170,7 +249,7 @@ class PromptTrainer(TrainerX):
         self.dm = dm
 
     def build_model(self) -> None:
-        """The frozen CLIP, the learned part, its optimiser and schedule."""
+        """The frozen CLIP, the learned parts, their optimisers and schedules."""
         cfg, options = self.cfg, self.options
         backbone = cfg.MODEL.BACKBONE.NAME
         clip = load_clip(
@@ -179,21 +258,35 @@ class PromptTrainer(TrainerX):
             device=self.device,
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
         )
+        if self.Model.prompts_image and clip.visual is not None:
+            raise UserError(
+                f"{type(self).__name__} puts prompts into a vision transformer, but the image "
+                f"tower of {backbone} is a ResNet; take a ViT, or a method that leaves the image "
+                f"tower alone ({', '.join(_without_image_prompts())})"
+            )
         dataset = self.dm.dataset
         template = getattr(dataset, "template", "a photo of a {}.")
         self.model = self.Model(clip, dataset.classnames, options, template).to(self.device)
-        learner = self.model.prompt_learner
-        self.num_trainable = sum(p.numel() for p in learner.parameters() if p.requires_grad)
-        learner.origin = Origin(type(self).__name__, backbone)
-        if cfg.MODEL.INIT_WEIGHTS:
-            _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
+        learners = self.model.learners
+        self.num_trainable = sum(
+            p.numel() for one in learners.values() for p in one.parameters() if p.requires_grad
+        )
+        for name, learner in learners.items():
+            learner.origin = Origin(type(self).__name__, backbone)
+            if cfg.MODEL.INIT_WEIGHTS and name == "prompt_learner":
+                _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
         if self.num_trainable:
-            self.optim = build_optimizer(learner, cfg.OPTIM)
-            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-            self.register_model("prompt_learner", learner, self.optim, self.sched)
+            for name, learner in learners.items():
+                optim_cfg = self.optim_cfg(name)
+                optim = build_optimizer(learner, optim_cfg)
+                self.register_model(name, learner, optim, build_lr_scheduler(optim, optim_cfg))
+
+    def optim_cfg(self, learner: str) -> Any:
+        """The node OPTIM, from which a method may derive another for one of its learners."""
+        return self.cfg.OPTIM
 
     def losses(self, output: Output, label: Tensor) -> dict[str, Tensor]:
         """Named, already weighted terms; their sum is minimised."""
@@ -202,6 +295,8 @@ class PromptTrainer(TrainerX):
     def before_train(self) -> None:
         """Decode the training pictures here, so that loader workers inherit them."""
         self.train_loader_x.dataset.decode()
+        for regularizer in self.regularizers:
+            regularizer.prepare(self)
         super().before_train()
 
     @torch.no_grad()
@@ -233,12 +328,14 @@ class PromptTrainer(TrainerX):
         image, label = self.parse_batch_train(batch)
         output = self.model(image)
         terms = self.losses(output, label)
+        for regularizer in self.regularizers:
+            terms |= regularizer.terms(output, label)
         loss = torch.stack(list(terms.values())).sum()
+        self.model_zero_grad()
+        self.backward(loss, terms)
         if self.scaler is None:
-            self.model_backward_and_update(loss)
+            self.model_update()
         else:
-            self.model_zero_grad()
-            self.scaler.scale(loss).backward()
             for optimizer in self._optims.values():
                 self.scaler.step(optimizer)
             self.scaler.update()
@@ -248,6 +345,11 @@ class PromptTrainer(TrainerX):
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return summary
+
+    def backward(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Gradients of the loss; a method that treats its terms differently overrides this."""
+        self.detect_anomaly(loss)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels, on the device."""
@@ -288,10 +390,18 @@ class PromptTrainer(TrainerX):
             return
         file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
         for name, model in self._models.items():
+            if name in self.model.training_only:
+                continue
             checkpoint = _read_checkpoint(f"{directory}/{name}/{file}")
             _load_strictly(model, checkpoint)
             path, epoch_of = checkpoint["path"], checkpoint["epoch"]
             log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, epoch_of)
+
+
+def _without_image_prompts() -> list[str]:
+    from promptclip import plugins
+
+    return [name for name, method in plugins.methods().items() if not method.Model.prompts_image]
 
 
 def _read_checkpoint(path: str) -> dict[str, Any]:

@@ -20,12 +20,7 @@ from promptclip.run import run
 METHODS = sorted(plugins.methods())
 
 
-def learns(name: str) -> bool:
-    """Whether the method has something to train."""
-    return plugins.methods()[name].Model is not plugins.methods()["ZeroshotCLIP"].Model
-
-
-LEARNERS = [name for name in METHODS if learns(name)]
+LEARNERS = [name for name in METHODS if plugins.methods()[name].Model.learns]
 
 
 def build(method: str, mini: Path, output: Path, *overrides: object, seed: int = 1) -> Any:
@@ -66,29 +61,45 @@ def test_forward(method, mini, tmp_path):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(features.shape[:-1]))
 
 
+def learned(trainer: Any) -> dict[str, torch.nn.Parameter]:
+    """Every tensor that is given to an optimiser and needs a gradient, by learner and name."""
+    return {
+        f"{model}.{name}": parameter
+        for model, module in trainer._models.items()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def set_rate(trainer: Any, rate: float) -> None:
+    """Replace the rate of the warm-up, which would not show."""
+    for optimizer in trainer._optims.values():
+        optimizer.param_groups[0]["lr"] = rate
+
+
 @pytest.mark.parametrize("method", LEARNERS)
 def test_only_the_prompts_learn_and_all_of_them(method, mini, tmp_path):
     trainer = build(method, mini, tmp_path)
     before = clip_weights(trainer)
-    learned = {k: v.detach().clone() for k, v in trainer.model.prompt_learner.named_parameters()}
-    trainer.optim.param_groups[0]["lr"] = 0.1  # the warm-up's would not show
+    start = {name: parameter.detach().clone() for name, parameter in learned(trainer).items()}
+    set_rate(trainer, 0.1)
     steps(trainer, 1)
     after = trainer.model.clip.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    named = dict(trainer.model.named_parameters())
-    assert {f"prompt_learner.{name}" for name in learned} <= named.keys()
-    for name, parameter in trainer.model.prompt_learner.named_parameters():
+    ours = {id(parameter) for parameter in learned(trainer).values()}
+    assert ours == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+    for name, parameter in learned(trainer).items():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
-        assert not torch.equal(parameter, learned[name]), name
-    assert trainer.num_trainable == sum(p.numel() for p in learned.values())
+        assert not torch.equal(parameter, start[name]), name
+    assert trainer.num_trainable == sum(p.numel() for p in start.values())
 
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_loss_falls_on_one_batch(method, mini, tmp_path):
     trainer = build(method, mini, tmp_path)
-    trainer.optim.param_groups[0]["lr"] = 0.02
+    set_rate(trainer, 0.02)
     losses = steps(trainer, 10)
     assert losses[-1] < losses[0]
 
@@ -102,10 +113,16 @@ def test_checkpoint_loads_strictly_into_other_classes(method, mini, tmp_path):
         method, mini, tmp_path / "new", "DATASET.SUBSAMPLE_CLASSES", "new", "OPTIM.MAX_EPOCH", 1
     )
     assert other.num_classes != trained.num_classes
+    if not other.model.transfers:
+        with pytest.raises(UserError, match="classes"):
+            other.load_model(str(tmp_path / "base"), epoch=1)
+        return
     other.load_model(str(tmp_path / "base"), epoch=1)
-    state = other.model.prompt_learner.state_dict()
-    for name, tensor in trained.model.prompt_learner.named_parameters():
-        assert torch.equal(state[name], tensor)
+    for model, module in trained._models.items():
+        if model not in other.model.training_only:
+            state = other._models[model].state_dict()
+            for name, tensor in module.named_parameters():
+                assert torch.equal(state[name], tensor)
     assert 0 <= other.test() <= 100
 
 
@@ -139,14 +156,14 @@ def test_init_weights(method, mini, tmp_path):
 def test_same_seed_same_numbers(method, mini, tmp_path):
     results = [run(cfg_of(method, mini, tmp_path / str(i), seed=i // 2)) for i in range(4)]
     assert results[0]["metrics"] == results[1]["metrics"]
-    if learns(method):
-        learned = [
+    if method in LEARNERS:
+        states = [
             torch.load(tmp_path / str(i) / "prompt_learner" / "model.pth.tar-3", weights_only=True)
             for i in (0, 1, 2)
         ]
         first, same, other = (
             [t for t in state["state_dict"].values() if isinstance(t, torch.Tensor)]
-            for state in learned
+            for state in states
         )
         assert all(map(torch.equal, first, same))
         assert not any(map(torch.equal, first, other))
@@ -170,11 +187,14 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(method, mini, tmp_path, 
     assert not (tmp_path / "parts" / "result.json").exists()
     parts = run(cfg_of(method, mini, tmp_path / "parts"))
     assert parts["metrics"] == whole["metrics"]
-    files = [tmp_path / name / "prompt_learner" / "model.pth.tar-3" for name in ("whole", "parts")]
-    one, other = (torch.load(file, weights_only=True)["state_dict"] for file in files)
-    for name, tensor in one.items():
-        if isinstance(tensor, torch.Tensor):
-            assert torch.equal(tensor, other[name])
+    files = sorted((tmp_path / "whole").glob("*/model.pth.tar-3"))
+    assert files
+    for file in files:
+        twin = tmp_path / "parts" / file.relative_to(tmp_path / "whole")
+        one, other = (torch.load(f, weights_only=True)["state_dict"] for f in (file, twin))
+        for name, tensor in one.items():
+            if isinstance(tensor, torch.Tensor):
+                assert torch.equal(tensor, other[name]), f"{file.parent.name} {name}"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -202,21 +222,20 @@ def test_precisions_on_the_cpu(precision, method, mini, tmp_path):
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_fast_path_trains_like_the_textbook_path(method, mini, tmp_path):
-    losses, learned = [], []
+    losses, ends = [], []
     for textbook in (False, True):
         trainer = build(method, mini, tmp_path / str(textbook), "MODEL.EXACT_TEXTBOOK", textbook)
         assert trainer.model.clip.textbook == textbook
-        trainer.optim.param_groups[0]["lr"] = 0.01
+        set_rate(trainer, 0.01)
         losses.append(steps(trainer, 5))
-        learned.append([p.detach() for p in trainer.model.prompt_learner.parameters()])
+        ends.append([p.detach() for p in learned(trainer).values()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for fast, textbook in zip(*learned, strict=True):
+    for fast, textbook in zip(*ends, strict=True):
         assert (fast - textbook).abs().max() < 1e-5 * textbook.abs().max()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_text_features_are_computed_once_per_test(method, mini, tmp_path, monkeypatch):
-    trainer = build(method, mini, tmp_path, "DATALOADER.TEST.BATCH_SIZE", 4)
     calls = []
     encode_text = FrozenCLIP.encode_text
 
@@ -225,10 +244,15 @@ def test_text_features_are_computed_once_per_test(method, mini, tmp_path, monkey
         return encode_text(*args, **kwargs)
 
     monkeypatch.setattr(FrozenCLIP, "encode_text", counted)
-    assert len(trainer.test_loader) > 1
-    trainer.test()
-    trainer.test()
-    assert len(calls) == 2
+    counts = []
+    for batch_size in (4, 100):
+        size = ("DATALOADER.TEST.BATCH_SIZE", batch_size)
+        trainer = build(method, mini, tmp_path / str(batch_size), *size)
+        trainer.test()
+        batches = len(trainer.test_loader) if trainer.model.text_by_image else 1
+        counts.append(len(calls) / batches)
+        calls.clear()
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dassl.engine import TRAINER_REGISTRY
-from torch import Tensor
 
 from promptclip.prompts import POSITIONS, TextContext
 from promptclip.trainer import MethodOptions, PromptModel, PromptTrainer
@@ -36,7 +35,7 @@ class CoOpModel(PromptModel):
 
     def build(self, options: CoOpOptions) -> None:
         """Learned: the context, [n_ctx, text width] or [C, n_ctx, text width]."""
-        self.prompt_learner = TextContext(
+        self.prompt_learner = self.text_prompter = TextContext(
             self.clip,
             self.classnames,
             n_ctx=options.n_ctx,
@@ -44,10 +43,6 @@ class CoOpModel(PromptModel):
             csc=options.csc,
             position=options.class_token_position,
         )
-
-    def text_features(self) -> Tensor:
-        """[C, D]."""
-        return self.clip.encode_text(self.prompt_learner.tokens, self.prompt_learner)
 
 
 @TRAINER_REGISTRY.register()

@@ -44,28 +44,24 @@ class DAPTOptions(MethodOptions):
 class DAPTModel(PromptModel):
     """A context for the text tower, tokens for the image tower, both at the first layer."""
 
+    learns = frozenset({"text", "image"})
+    prompts_image = True
+
     def build(self, options: DAPTOptions) -> None:
         """Learned: [txt_num_tokens, text width] and [1, vis_num_tokens, visual width]."""
         width, patch = self.clip.config.visual_width, self.clip.config.patch_size
         # VPT's bound for its prompts (Xavier over a patch), which the published code takes over
         bound = math.sqrt(6 / (3 * patch**2 + width))
-        visual = VisualTokens(
+        self.image_prompter = VisualTokens(
             self.clip,
             options.vis_num_tokens,
             init=partial(nn.init.uniform_, a=-bound, b=bound),
             dropout=options.vis_dropout,
         )
-        text = TextContext(self.clip, self.classnames, n_ctx=options.txt_num_tokens)
-        self.prompt_learner = nn.ModuleDict({"visual": visual, "text": text})
-
-    def image_features(self, image: Tensor) -> Tensor:
-        """[B, D]."""
-        return self.clip.encode_image(image, self.prompt_learner["visual"])
-
-    def text_features(self) -> Tensor:
-        """[C, D]."""
-        context = self.prompt_learner["text"]
-        return self.clip.encode_text(context.tokens, context)
+        self.text_prompter = TextContext(self.clip, self.classnames, n_ctx=options.txt_num_tokens)
+        self.prompt_learner = nn.ModuleDict(
+            {"visual": self.image_prompter, "text": self.text_prompter}
+        )
 
 
 @TRAINER_REGISTRY.register()

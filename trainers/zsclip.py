@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dassl.engine import TRAINER_REGISTRY
-from torch import Tensor, nn
+from torch import nn
 
-from promptclip.clip.tokenizer import tokenize
 from promptclip.trainer import MethodOptions, PromptModel, PromptTrainer
 
 
@@ -23,14 +22,11 @@ class ZeroshotCLIPOptions(MethodOptions):
 class ZeroshotCLIPModel(PromptModel):
     """Text features of `template` with every class name."""
 
+    learns = frozenset()
+
     def build(self, options: ZeroshotCLIPOptions) -> None:
         """Nothing is learned."""
         self.prompt_learner = nn.Module()
-
-    def text_features(self) -> Tensor:
-        """[C, D]."""
-        names = [name.replace("_", " ") for name in self.classnames]
-        return self.clip.encode_text(tokenize([self.template.format(name) for name in names]))
 
 
 @TRAINER_REGISTRY.register()

@@ -10,7 +10,6 @@ import torch
 from parity import common
 from torch import Tensor
 
-NAMES = {"coop": "CoOp", "dapt": "DAPT", "zsclip": "ZeroshotCLIP"}
 Compare = Callable[[str, str, str, Mapping[str, Tensor]], None]
 
 
@@ -31,11 +30,7 @@ def compare(request: pytest.FixtureRequest) -> Compare:
     """
 
     def compare(method: str, name: str, path: str, ours: Mapping[str, Tensor]) -> None:
-        golden = {
-            key.removeprefix(f"{name}/"): value
-            for key, value in common.golden(method).items()
-            if key.startswith(f"{name}/")
-        }
+        golden = common.golden_case(method, name)
         rounding = common.provenance(method)["cases"][name]["rounding"]
         differences, failures = {}, []
         for key in sorted(rounding.keys() | (golden.keys() & ours.keys())):
@@ -72,6 +67,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         repository = source["repository"].removeprefix("https://github.com/")
         worst, where = row["worst"]
         terminalreporter.write_line(
-            f"{NAMES[method]:12} {path:8} {len(row['cases']):3} cases {row['tensors']:4} tensors  "
+            f"{method:12} {path:8} {len(row['cases']):3} cases {row['tensors']:4} tensors  "
             f"largest {worst:.1e} ({where})  {repository} {source['commit'][:7]}"
         )

@@ -1,75 +1,55 @@
-"""Run the published trainers and record what they compute.
+"""Run a published trainer and record what it computes.
 
-    python tests/parity/make_golden.py coop   --repository CoOp --dassl Dassl.pytorch
-    python tests/parity/make_golden.py zsclip --repository CoOp --dassl Dassl.pytorch
-    python tests/parity/make_golden.py dapt   --repository DAPT --dassl DAPT/Dassl.pytorch
+    python tests/parity/make_golden.py coop --repository CoOp --dassl Dassl.pytorch
 
-The paths are git checkouts, run as they are. What stands in the way of running them in fp32 on a
-CPU with current packages is worked around from outside: the call that reads weights is replaced
-by one that hands over a random CLIP (built by their own `clip.build_model`), moves to "cuda" stay
-where they are, and packages that Dassl imports without needing them here are stubbed.
+The paths are git checkouts, run as they are; `methods/<name>.py` says of which repository. What
+stands in the way of running them in fp32 on a CPU with current packages is worked around from
+outside: the call that reads weights is replaced by one that hands over a random CLIP (built by
+their own `clip.build_model`), moves to "cuda" and conversions to half precision stay where they
+are, and packages that are imported without being needed here are stubbed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib
 import json
-import pickle
 import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torch.overrides import TorchFunctionMode
 
 import promptclip
 
-sys.path.insert(0, str(Path(__file__).parent))
-import common
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from parity import common
+from parity.spec import Call, Learned, Spec, specs
 
-TRAINERS = {"coop": "CoOp", "dapt": "DAPT", "zsclip": "ZeroshotCLIP"}
-REPOSITORIES = {
-    "coop": "https://github.com/KaiyangZhou/CoOp",
-    "dapt": "https://github.com/mlvlab/DAPT",
-    "zsclip": "https://github.com/KaiyangZhou/CoOp",
-}
-# What the published train.py adds to Dassl's defaults.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "coop": {"N_CTX": 16, "CTX_INIT": "", "CSC": False, "CLASS_TOKEN_POSITION": "end"},
-    "dapt": {
-        "VIS_NUM_TOKENS": 16,
-        "VIS_DROPOUT": 0.0,
-        "VIS_BETA": 0.1,
-        "TXT_NUM_TOKENS": 16,
-        "TXT_RBF_T": 2.0,
-        "TXT_BETA": 0.1,
-        "PROTOTYPE_GEN": False,
-    },
-    "zsclip": {},
-}
+STUBS = ("gdown", "wilds", "pandas", "audioop", "turtle")
+_CONVERSIONS = (torch.Tensor.float, torch.Tensor.half)
+_TYPES = (torch.float32, torch.float16)
 
 
 class Watch(TorchFunctionMode):
-    """Keeps tensors on the CPU and in one precision, and keeps the loss terms as they pass by."""
+    """Keeps tensors on the CPU and in one precision, and notes calls as they pass by."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, watched: Sequence[Callable[..., Any]]) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.terms: dict[str, Tensor] = {}
-        self.logits: Tensor | None = None
+        self.dtype, self.watched = dtype, watched
+        self.calls: list[Call] = []
 
     def __torch_function__(
         self,
@@ -78,29 +58,39 @@ class Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Rewrite a conversion, note a loss term, else call through."""
-        if func is torch.Tensor.float:
+        """Rewrite a conversion or a move, note a watched call, else call through."""
+        kwargs = {key: self._stay(value) for key, value in (kwargs or {}).items()}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func in _CONVERSIONS:
             func, args = torch.Tensor.to, (args[0], self.dtype)
         elif func in (torch.Tensor.to, torch.Tensor.type):
             args = tuple(self._stay(value) for value in args)
-        result = func(*args, **(kwargs or {}))
-        if func is F.cross_entropy:
-            self.terms["ce"], self.logits = result, args[0]
-        elif func is F.mse_loss:
-            self.terms["intra"] = result
-        elif func is torch.Tensor.mean and result.requires_grad:
-            self.terms["inter"] = result
+        result = func(*args, **kwargs)
+        if func in self.watched:
+            self.calls.append((func, args, result))
         return result
 
     def _stay(self, value: Any) -> Any:
         if isinstance(value, str | torch.device) and str(value).startswith("cuda"):
             return "cpu"
-        return self.dtype if value is torch.float32 else value
+        return self.dtype if isinstance(value, torch.dtype) and value in _TYPES else value
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What published code creates without naming a type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def stub_missing_packages() -> None:
-    """Empty modules for what Dassl imports at the top of files that are not used here."""
-    for name in ("gdown", "wilds", "pandas"):
+    """Empty modules for what is imported at the top of files and not used here."""
+    for name in STUBS:
         try:
             importlib.import_module(name)
         except ImportError:
@@ -120,22 +110,20 @@ def admit_old_scheduler_argument() -> None:
     lr_scheduler._LRScheduler = Scheduler  # type: ignore[misc]
 
 
-def config(method: str, case: common.Case, root: Path) -> Any:
+def config(spec: Spec, case: common.Case, root: Path) -> Any:
     """The published settings of the method, through Dassl's own defaults."""
     from dassl.config import get_cfg_default
-    from yacs.config import CfgNode
 
     cfg = get_cfg_default()
-    cfg.TRAINER.NAME = TRAINERS[method]
-    cfg.TRAINER[method.upper()] = CfgNode(OPTIONS[method])
+    cfg.TRAINER.NAME = spec.trainer
     cfg.DATASET.ROOT = f"{root}/"
     cfg.DATASET.NAME = case.dataset
-    case.configure(cfg, method.upper())
+    spec.configure(cfg, case)
     return cfg
 
 
-def recorder(published: type, case: common.Case, watch: Watch) -> type:
-    """The published trainer with our data, noting the gradient of each loss term."""
+def recorder(published: type, case: common.Case) -> type:
+    """The published trainer with our data."""
 
     class Recorder(published):  # type: ignore[misc]
         def build_data_loader(self) -> None:
@@ -145,162 +133,115 @@ def recorder(published: type, case: common.Case, watch: Watch) -> type:
             self.dm = types.SimpleNamespace(dataset=dataset)
             self.num_batches = case.batches_per_epoch
 
-        def model_backward_and_update(self, loss: Tensor, names: Any = None) -> None:
-            if not hasattr(self, "term_gradients"):
-                self.term_gradients = {}
-                for term, value in watch.terms.items():
-                    for key, parameter in self.model.prompt_learner.named_parameters():
-                        (gradient,) = torch.autograd.grad(
-                            value, [parameter], retain_graph=True, allow_unused=True
-                        )
-                        if gradient is not None:
-                            self.term_gradients[f"grad/{term}/{key}"] = gradient
-            super().model_backward_and_update(loss, names)
-
     return Recorder
 
 
-def write_few_shot_set(case: common.Case, folder: Path) -> None:
-    """The pictures, and the file that lists them where the published code looks for it."""
-    from dassl.data.datasets import Datum
-
-    (folder / "split_fewshot").mkdir(parents=True)
-    data = []
-    for index, (pixels, label) in enumerate(case.pictures()):
-        path = folder / f"{index}.png"
-        PIL.Image.fromarray(pixels).save(path)
-        data.append(Datum(impath=str(path), label=label, classname=case.classnames[label]))
-    with (folder / "split_fewshot" / f"shot_{case.shots}-seed_1.pkl").open("wb") as file:
-        pickle.dump({"train": data}, file)
-
-
-def unit(features: Tensor) -> Tensor:
-    """Unit vectors, [N, D]."""
-    return features / features.norm(dim=-1, keepdim=True)
-
-
-def run_learner(
-    method: str, module: Any, case: common.Case, watch: Watch, start: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Steps of CoOp or DAPT from `start` (else from their own), everything recorded by name."""
-    published = getattr(module, TRAINERS[method])
-    result = {}
+def run(
+    spec: Spec,
+    module: Any,
+    case: common.Case,
+    name: str,
+    watch: Watch,
+    start: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """Every step of a case, recorded by name, and the spread of the published start."""
     with tempfile.TemporaryDirectory() as folder:
-        cfg = config(method, case, Path(folder))
-        build = recorder(published, case, watch)
-        if method == "dapt":
-            write_few_shot_set(case, Path(folder) / module.DS_PATH[case.dataset])
-            cfg.TRAINER.DAPT.PROTOTYPE_GEN = True
-            build(cfg)
-            cfg.TRAINER.DAPT.PROTOTYPE_GEN = False
+        cfg = config(spec, case, Path(folder))
+        spec.prepare(module, case, Path(folder))
         torch.manual_seed(common.SEED)
-        trainer = build(cfg)
-    learner = trainer.model.prompt_learner
-    learned = dict(learner.named_parameters())
-    for key, value in learned.items():
-        value.data.copy_(start.get(f"init/{key}", value.data))
-    result["tokens"] = learner.tokenized_prompts.int()
-    result |= {f"init/{key}": value.detach().clone() for key, value in learned.items()}
-    images = case.images(0).to(watch.dtype)
-    with torch.no_grad():
-        if method == "dapt":
-            result["prototypes"] = trainer.prototype.clone()
-            _, result["image_features"], result["text_features"] = trainer.model(images)
+        trainer = spec.build(recorder(getattr(module, spec.trainer), case), cfg)
+    pairs = spec.learned(case)
+    learned = {short: Learned(trainer.model, theirs) for short, (theirs, _) in pairs.items()}
+    result: dict[str, Tensor] = {}
+    spread = {}
+    for short, one in learned.items():
+        spread[short] = {"std": one.value.std().item(), "max": one.value.abs().max().item()}
+        if spec.keeps_start:
+            one.value.copy_(start.get(f"init/{short}", one.value))
+            result[f"init/{short}"] = one.value.clone()
         else:
-            result["image_features"] = unit(trainer.model.image_encoder(images))
-            prompts = trainer.model.text_encoder(learner(), trainer.model.tokenized_prompts)
-            result["text_features"] = unit(prompts)
+            one.value.copy_(spec.start(name, short, one.value.shape))
+    images = case.images(0).to(watch.dtype)
+    tokens = getattr(trainer.model.prompt_learner, "tokenized_prompts", None) if pairs else None
+    if tokens is not None:
+        result["tokens"] = tokens.int()
+    with torch.no_grad():
+        result |= spec.features(trainer, images)
+    if not pairs:
+        return result, {}
 
     history: dict[str, list[Tensor]] = {}
     trainer.set_model_mode("train")
+    differentiate_terms(trainer, spec, case, watch, learned, result)
     for step in range(case.steps):
-        trainer.batch_idx = step % case.batches_per_epoch
+        trainer.epoch, trainer.batch_idx = divmod(step, case.batches_per_epoch)
         lr = trainer.get_current_lr()
         batch = {"img": case.images(step).to(watch.dtype), "label": case.label(step)}
+        watch.calls.clear()
         summary = trainer.forward_backward(batch)
-        if watch.logits is None:
-            raise RuntimeError("the published trainer did not call cross_entropy")
-        for key, value in (
-            *watch.terms.items(),
-            ("loss", torch.tensor(summary["loss"], dtype=watch.dtype)),
-            ("lr", torch.tensor(lr, dtype=torch.float64)),
-            ("logits", watch.logits),
-        ):
+        if not watch.calls:
+            raise RuntimeError("the published trainer did not call its losses")
+        scalars = {"lr": torch.tensor(lr, dtype=torch.float64)}
+        if "loss" in summary:
+            scalars["loss"] = torch.tensor(summary["loss"], dtype=watch.dtype)
+        values = {**spec.terms(watch.calls), **scalars, "logits": spec.logits(watch.calls)}
+        for key, value in values.items():
             history.setdefault(f"steps/{key}", []).append(value.detach().clone())
         if step == 0:
-            result |= {f"grad/{key}": value.grad.clone() for key, value in learned.items()}
-            if method == "dapt" and case.clip != "vit_b16":
-                result |= trainer.term_gradients
-    result |= {f"final/{key}": value.detach().clone() for key, value in learned.items()}
-    return result | {key: torch.stack(values) for key, values in history.items()}
+            result |= {f"grad/{short}": one.gradient.clone() for short, one in learned.items()}
+    result |= {f"final/{short}": one.value.clone() for short, one in learned.items()}
+    # A term that some steps lack is left out.
+    whole = {
+        key: torch.stack(values) for key, values in history.items() if len(values) == case.steps
+    }
+    return result | whole, spread
 
 
-def run_zero_shot(
-    method: str, module: Any, case: common.Case, watch: Watch, start: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Features and logits of the zero-shot trainer."""
-    published = module.ZeroshotCLIP
-    trainer = recorder(published, case, watch)(config(method, case, Path()))
-    images = case.images(0).to(watch.dtype)
-    with torch.no_grad():
-        return {
-            "text_features": trainer.text_features,
-            "image_features": unit(trainer.clip_model.encode_image(images)),
-            "logits": trainer.model_inference(images),
-        }
+def differentiate_terms(
+    trainer: Any,
+    spec: Spec,
+    case: common.Case,
+    watch: Watch,
+    learned: Mapping[str, Learned],
+    result: dict[str, Tensor],
+) -> None:
+    """Make the first step note the gradient of each loss term alone."""
+    optimizer = next(iter(trainer._optims.values()))
+    zero_grad = optimizer.zero_grad
 
+    def noting(*args: Any, **kwargs: Any) -> None:
+        optimizer.zero_grad = zero_grad
+        terms = spec.terms(watch.calls)
+        if len(terms) > 1 and case.clip != "vit_b16":
+            for term, value in terms.items():
+                for short, one in learned.items():
+                    (gradient,) = torch.autograd.grad(
+                        value, [one.parameter], retain_graph=True, allow_unused=True
+                    )
+                    if gradient is not None:
+                        result[f"grad/{term}/{short}"] = one.part(gradient)
+        zero_grad(*args, **kwargs)
 
-def run_losses(module: Any, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """DAPT's own step with a stand-in for the model: the terms, and gradients of the features."""
-    image, text, prototypes, label = (
-        value.to(dtype) if value.is_floating_point() else value
-        for value in common.loss_inputs(name)
-    )
-    raw = {"image": image.requires_grad_(), "text": text.requires_grad_()}
-    logits = torch.zeros(len(label), len(prototypes), dtype=dtype)
-    result: dict[str, Tensor] = {}
-    with Watch(dtype) as watch:
-
-        def differentiate(loss: Tensor) -> None:
-            for term, key in (("intra", "image"), ("inter", "text")):
-                result[f"losses/{term}"] = watch.terms[term].detach()
-                (result[f"grad/{key}"],) = torch.autograd.grad(watch.terms[term], [raw[key]])
-
-        options = types.SimpleNamespace(
-            VIS_BETA=1.0, TXT_BETA=1.0, TXT_RBF_T=common.LOSSES[name][2]
-        )
-        cfg = types.SimpleNamespace(USE_CUDA=False, TRAINER=types.SimpleNamespace(DAPT=options))
-        trainer = types.SimpleNamespace(
-            cfg=cfg,
-            prototype=prototypes,
-            batch_idx=0,
-            num_batches=2,
-            parse_batch_train=lambda batch: batch,
-            model=lambda image: (logits, unit(image), unit(raw["text"])),
-            model_backward_and_update=differentiate,
-        )
-        module.DAPT.forward_backward(trainer, (raw["image"], label))
-    return result
+    optimizer.zero_grad = noting
 
 
 def record(
-    method: str, module: Any, case: common.Case, dtype: torch.dtype, start: dict[str, Tensor]
-) -> dict[str, Tensor]:
+    spec: Spec, module: Any, name: str, dtype: torch.dtype, start: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """Run one case in one precision."""
-    from clip.model import build_model
+    case = spec.cases[name]
 
-    def load(cfg: Any) -> Any:
+    def load(cfg: Any, *args: Any, **kwargs: Any) -> Any:
         weights = {key: value.clone() for key, value in common.random_clip(case.clip).items()}
-        return build_model(weights).to(dtype)
+        return spec.load_clip(module, cfg, weights, *args, **kwargs).to(dtype)
 
     module.load_clip_to_cpu = load
-    runner = run_zero_shot if method == "zsclip" else run_learner
-    with Watch(dtype) as watch:
-        result = runner(method, module, case, watch, start)
-    return {key: value.contiguous() for key, value in result.items()}
+    with Watch(dtype, spec.watched) as watch, default_dtype(dtype):
+        result, spread = run(spec, module, case, name, watch, start)
+    return {key: value.contiguous() for key, value in common.sketch(result).items()}, spread
 
 
-def rounding(result: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+def rounding(result: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
     """How far the published code in fp32 is from itself in float64, by tensor."""
     return {
         key: float(f"{common.relative_difference(value, exact[key]):.1e}")
@@ -325,9 +266,9 @@ def commit(checkout: Path) -> str:
 def main() -> None:
     """Record every case of one method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", choices=sorted(TRAINERS))
-    parser.add_argument("--repository", type=Path, required=True, help="checkout of CoOp or DAPT")
-    parser.add_argument("--dassl", type=Path, required=True, help="checkout of Dassl.pytorch")
+    parser.add_argument("method", choices=sorted(specs()))
+    parser.add_argument("--repository", type=Path, required=True, help="folder with trainers/")
+    parser.add_argument("--dassl", type=Path, required=True, help="folder with dassl/")
     parser.add_argument("--only", help="one case, printed and not written")
     args = parser.parse_args()
 
@@ -335,55 +276,62 @@ def main() -> None:
     stub_missing_packages()
     admit_old_scheduler_argument()
     sys.path[:0] = [str(args.repository.resolve()), str(args.dassl.resolve())]
-    module = importlib.import_module(f"trainers.{args.method}")
+    spec = specs()[args.method]
+    module = importlib.import_module(spec.module)
 
     tensors: dict[str, Tensor] = {}
     cases: dict[str, Any] = {}
-    for name, case in common.CASES[args.method].items():
+    for name, case in spec.cases.items():
         if args.only and name != args.only:
             continue
-        result = record(args.method, module, case, torch.float32, {})
-        exact = record(args.method, module, case, torch.float64, result)
+        result, spread = record(spec, module, name, torch.float32, {})
+        exact, _ = record(spec, module, name, torch.float64, result)
         tensors |= {f"{name}/{key}": value for key, value in result.items()}
         cases[name] = {
             **asdict(case),
+            **spec.notes(module, case),
+            "start": spread,
             "rounding": rounding(result, exact),
         }
         sys.stderr.write(f"{name}: {cases[name]['rounding']}\n")
-        if args.method == "zsclip":
-            cases[name]["template"] = module.CUSTOM_TEMPLATES[case.dataset]
     if args.only:
         return
-    for name in common.LOSSES if args.method == "dapt" else ():
-        result = run_losses(module, name, torch.float32)
-        exact = run_losses(module, name, torch.float64)
-        tensors |= {f"{name}/{key}": value for key, value in result.items()}
-        cases[name] = {"rounding": rounding(result, exact)}
+    if hasattr(spec, "more"):
+        both = []
+        for dtype in (torch.float32, torch.float64):
+            with Watch(dtype, spec.watched) as watch:
+                both.append(spec.more(module, watch))
+        for name, result in both[0].items():
+            tensors |= {f"{name}/{key}": value for key, value in result.items()}
+            cases[name] = {"rounding": rounding(result, both[1][name])}
 
     sidecar = {
-        "what": f"numbers computed by the published trainer {TRAINERS[args.method]} in fp32",
-        "repository": REPOSITORIES[args.method],
+        "what": f"numbers computed by the published trainer {spec.trainer} in fp32",
+        "repository": spec.repository,
         "commit": commit(args.repository),
         "dassl_commit": commit(args.dassl),
+        "command": f"python tests/parity/make_golden.py {spec.name} --repository REPOSITORY "
+        "--dassl DASSL, with checkouts of both commits",
         "date": datetime.date.today().isoformat(),
         "versions": {"torch": torch.__version__, "promptclip": promptclip.__version__},
         "seed": common.SEED,
         "optimiser": "sgd, momentum 0.9, weight decay 5e-4; one epoch of 1e-5, then cosine over "
-        f"{common.EPOCHS} epochs, stepped by Dassl's scheduler after each epoch",
+        "the epochs of the case, stepped by Dassl's scheduler after each epoch",
         "rounding": "per case and tensor: relative difference to the same code in float64",
+        "start": "per case and learned tensor: spread of the published start",
         "clips": {
             clip: {
                 **asdict(common.CLIPS[clip]),
                 "sha256": common.fingerprint(common.random_clip(clip)),
             }
-            for clip in sorted({case.clip for case in common.CASES[args.method].values()})
+            for clip in sorted({case.clip for case in spec.cases.values()})
         },
         "cases": cases,
     }
     common.GOLDEN.mkdir(exist_ok=True)
-    save_file(tensors, common.GOLDEN / f"{args.method}.safetensors")
+    save_file(tensors, common.GOLDEN / f"{spec.name}.safetensors")
     text = json.dumps(sidecar, indent=1) + "\n"
-    (common.GOLDEN / f"{args.method}.json").write_text(text, encoding="utf-8")
+    (common.GOLDEN / f"{spec.name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

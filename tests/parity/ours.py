@@ -12,13 +12,12 @@ import PIL.Image
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from parity import common
+from parity.spec import Learned, Spec, specs
 from torch import Tensor
 
 from promptclip import plugins
 from promptclip.clip.model import FrozenCLIP
 from promptclip.config import default_cfg
-
-LEARNED = {"coop": {"ctx": "ctx"}, "dapt": {"vis_ctx": "visual.ctx", "txt_ctx": "text.ctx"}}
 
 
 @DATASET_REGISTRY.register()
@@ -27,9 +26,8 @@ class ParityPictures(DatasetBase):
 
     def __init__(self, cfg: Any) -> None:
         method, name = cfg.DATASET.ROOT.split("/")[-2:]
-        case = common.CASES[method][name]
-        if method == "zsclip":
-            self.template = common.provenance(method)["cases"][name]["template"]
+        case = specs()[method].cases[name]
+        self.template = common.provenance(method)["cases"][name].get("template", "")
         folder = Path(cfg.DATASET.ROOT)
         folder.mkdir(parents=True)
         data = []
@@ -40,16 +38,18 @@ class ParityPictures(DatasetBase):
         super().__init__(train_x=data, test=data)
 
 
-def build(method: str, name: str, folder: Path, *, textbook: bool) -> Any:
-    """Our trainer for a case, its prompts as the published ones started."""
-    case = common.CASES[method][name]
+def build(spec: Spec, name: str, folder: Path, *, textbook: bool) -> Any:
+    """Our trainer for a case."""
+    case = spec.cases[name]
     cfg = default_cfg()
-    cfg.TRAINER.NAME = plugins.trainer_name(method)
+    cfg.TRAINER.NAME = plugins.trainer_name(spec.ours or spec.name)
     cfg.DATASET.NAME = "ParityPictures"
-    cfg.DATASET.ROOT = str(folder / method / name)
+    cfg.DATASET.ROOT = str(folder / spec.name / name)
     cfg.OUTPUT_DIR = str(folder / "output")
     cfg.MODEL.EXACT_TEXTBOOK = textbook
-    case.configure(cfg, cfg.TRAINER.NAME.upper())
+    case.configure(cfg)
+    for key, value in {**spec.options(case), "PREC": "fp32"}.items():
+        cfg.TRAINER[cfg.TRAINER.NAME.upper()][key] = value
 
     def load_clip(_: str, *, precision: str, device: torch.device, textbook: bool) -> FrozenCLIP:
         weights = common.random_clip(case.clip)
@@ -60,17 +60,19 @@ def build(method: str, name: str, folder: Path, *, textbook: bool) -> Any:
         return plugins.methods()[cfg.TRAINER.NAME](cfg)
 
 
-def learned(method: str, trainer: Any) -> dict[str, torch.nn.Parameter]:
-    """Our learned tensors by the published names."""
-    own = dict(trainer.model.prompt_learner.named_parameters())
-    names = LEARNED[method]
-    if own.keys() != set(names.values()):
-        raise ValueError(f"learned are {sorted(own)}, expected {sorted(names.values())}")
-    return {theirs: own[ours] for theirs, ours in names.items()}
+def learned(spec: Spec, name: str, trainer: Any) -> dict[str, Learned]:
+    """Our learned tensors by their short names, none of them left out."""
+    pairs = spec.learned(spec.cases[name])
+    found = {short: Learned(trainer.model, ours) for short, (_, ours) in pairs.items()}
+    ours = {id(one.parameter) for one in found.values()}
+    left = [n for n, p in trainer.model.named_parameters() if p.requires_grad and id(p) not in ours]
+    if left:
+        raise ValueError(f"{spec.name} also learns {', '.join(left)}")
+    return found
 
 
 @contextmanager
-def watched(trainer: Any, betas: dict[str, float]) -> Iterator[dict[str, Tensor]]:
+def watched(trainer: Any, weights: dict[str, float]) -> Iterator[dict[str, Tensor]]:
     """Keeps logits and terms, without their coefficient, as they pass through `losses`."""
     seen: dict[str, Tensor] = {}
     losses = trainer.losses
@@ -78,7 +80,7 @@ def watched(trainer: Any, betas: dict[str, float]) -> Iterator[dict[str, Tensor]
     def watching(output: Any, label: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = losses(output, label)
         seen["logits"] = output.logits
-        seen.update({term: value / betas.get(term, 1.0) for term, value in terms.items()})
+        seen.update({term: value / weights.get(term, 1.0) for term, value in terms.items()})
         return terms
 
     trainer.losses = watching
@@ -87,46 +89,54 @@ def watched(trainer: Any, betas: dict[str, float]) -> Iterator[dict[str, Tensor]
 
 
 def term_gradients(
-    method: str, name: str, trainer: Any, terms: dict[str, Tensor]
+    recorded: set[str], own: dict[str, Learned], terms: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Gradient of each loss term alone, where it was recorded."""
     return {
-        f"grad/{term}/{key}": torch.autograd.grad(value, [parameter], retain_graph=True)[0]
+        key: one.part(torch.autograd.grad(value, [one.parameter], retain_graph=True)[0])
         for term, value in terms.items()
-        for key, parameter in learned(method, trainer).items()
-        if f"{name}/grad/{term}/{key}" in common.golden(method)
+        for short, one in own.items()
+        if (key := f"grad/{term}/{short}") in recorded
     }
 
 
-def run_learner(method: str, name: str, folder: Path, *, textbook: bool) -> dict[str, Tensor]:
-    """Steps of our CoOp or DAPT from the published start, recorded under the published names."""
-    case = common.CASES[method][name]
-    golden = common.golden(method)
-    trainer = build(method, name, folder, textbook=textbook)
+def run(spec: Spec, name: str, folder: Path, *, textbook: bool) -> dict[str, Tensor]:
+    """Features and, if there is something to learn, every step, under the published names."""
+    case = spec.cases[name]
+    trainer = build(spec, name, folder, textbook=textbook)
+    if not spec.learned(case):
+        with torch.no_grad():
+            output = trainer.model(case.images(0))
+        return {
+            "image_features": output.image_features,
+            "text_features": output.text_features,
+            "logits": output.logits,
+        }
     trainer.before_train()
     trainer.close_writer()
-    parameters = learned(method, trainer)
+    own = learned(spec, name, trainer)
     result = {}
     if case.options.get("CTX_INIT"):
-        result["init/ctx"] = parameters["ctx"].detach().clone()
-    for key, value in parameters.items():
-        value.data.copy_(golden[f"{name}/init/{key}"])
-    options, betas = trainer.options, {}
-    if method == "dapt":
-        result["prototypes"] = trainer.prototypes
-        betas = {"intra": options.vis_beta, "inter": options.txt_beta}
+        result["init/ctx"] = own["ctx"].value.clone()
+    golden = common.golden_case(spec.name, name)
+    for short, one in own.items():
+        start = golden.get(f"init/{short}")
+        one.value.copy_(spec.start(name, short, one.value.shape) if start is None else start)
+    result |= spec.results(trainer)
 
     trainer.set_model_mode("train")
     trainer.num_batches = case.batches_per_epoch
+    recorded = {key.split("#")[0] for key in golden}
     history: dict[str, list[Tensor]] = {}
-    with watched(trainer, betas) as seen:
+    with watched(trainer, spec.weights(trainer.options)) as seen:
+        trainer.epoch = 0
         output = trainer.model(case.images(0))
         trainer.losses(output, case.label(0))
         result["image_features"] = output.image_features.detach()
         result["text_features"] = output.text_features.detach()
-        result |= term_gradients(method, name, trainer, seen)
+        result |= term_gradients(recorded, own, seen)
         for step in range(case.steps):
-            trainer.batch_idx = step % case.batches_per_epoch
+            trainer.epoch, trainer.batch_idx = divmod(step, case.batches_per_epoch)
             lr = trainer.get_current_lr()
             batch = {"img": case.images(step), "label": case.label(step)}
             summary = trainer.forward_backward(batch)
@@ -137,6 +147,8 @@ def run_learner(method: str, name: str, folder: Path, *, textbook: bool) -> dict
             for key, value in {**seen, **scalars}.items():
                 history.setdefault(f"steps/{key}", []).append(value.detach().clone())
             if step == 0:
-                result |= {f"grad/{key}": value.grad.clone() for key, value in parameters.items()}
-    result |= {f"final/{key}": value.detach().clone() for key, value in parameters.items()}
+                result |= {f"grad/{short}": one.gradient.clone() for short, one in own.items()}
+            if trainer.batch_idx + 1 == case.batches_per_epoch:
+                spec.end_epoch(trainer)
+    result |= {f"final/{short}": one.value.clone() for short, one in own.items()}
     return result | {key: torch.stack(values) for key, values in history.items()}

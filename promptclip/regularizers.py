@@ -1,0 +1,94 @@
+"""Losses that any method can take on by configuration.
+
+A regulariser is a dataclass of options with a method `terms`, registered by `@regularizer`. The
+key `TRAINER.REGULARIZERS` names those that a run takes on, and a field `w` of the regulariser
+"kgcoop" is the key `REGULARIZER.KGCOOP.W`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from promptclip.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from promptclip.trainer import Output, PromptTrainer
+
+_REGISTRY: dict[str, type[Regularizer]] = {}
+_Class = TypeVar("_Class", bound="type[Regularizer]")
+
+
+@dataclass
+class Regularizer:
+    """Options of a regulariser, and its terms.
+
+    Attributes:
+        name: in the configuration.
+        acts_on: "text" and "image" features; a method must learn one of them.
+    """
+
+    name: ClassVar[str]
+    acts_on: ClassVar[frozenset[str]]
+
+    def check(self, field: str, ok: bool, expected: str) -> None:
+        """Refuse the value of a field unless `ok`."""
+        if not ok:
+            key = f"REGULARIZER.{self.name.upper()}.{field.upper()}"
+            raise UserError(f"{key} must be {expected}, got {getattr(self, field)!r}")
+
+    def prepare(self, trainer: PromptTrainer) -> None:
+        """Compute what the terms need, before the first epoch and after the model is built."""
+
+    def terms(self, output: Output, label: Tensor) -> dict[str, Tensor]:
+        """Named, already weighted terms, added to the method's own."""
+        raise NotImplementedError
+
+
+def regularizer(cls: _Class) -> _Class:
+    """Register a class under its `name`."""
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """The options of every regulariser, as configuration keys."""
+    return {
+        name.upper(): {key.upper(): value for key, value in asdict(cls()).items()}
+        for name, cls in _REGISTRY.items()
+    }
+
+
+def build(cfg: Any) -> list[Regularizer]:
+    """Those that a configuration names.
+
+    Raises:
+        UserError: one is unknown, named twice, has an option out of range, or acts on nothing that
+            the method learns.
+    """
+    from promptclip import plugins
+
+    wanted = [str(name).lower() for name in cfg.TRAINER.REGULARIZERS]
+    learned = plugins.methods()[cfg.TRAINER.NAME].Model.learns
+    for name in wanted:
+        if name not in _REGISTRY or wanted.count(name) > 1:
+            raise UserError(
+                f"TRAINER.REGULARIZERS must name some of {', '.join(sorted(_REGISTRY))}, each "
+                f"once; got {', '.join(wanted)}"
+            )
+        acts_on = _REGISTRY[name].acts_on
+        if not acts_on & learned:
+            raise UserError(
+                f"the regulariser {name!r} acts on {' and '.join(sorted(acts_on))} features, but "
+                f"{cfg.TRAINER.NAME} learns neither; leave it out of TRAINER.REGULARIZERS"
+                if len(acts_on) > 1
+                else f"the regulariser {name!r} acts on {min(acts_on)} features, but "
+                f"{cfg.TRAINER.NAME} does not learn them; leave it out of TRAINER.REGULARIZERS"
+            )
+    nodes = {name: cfg.REGULARIZER[name.upper()] for name in wanted}
+    return [
+        _REGISTRY[name](**{key.lower(): value for key, value in node.items()})
+        for name, node in nodes.items()
+    ]
