@@ -45,6 +45,7 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
 
     evaluator = trainer.evaluator
     classnames = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
+    chosen = dict(getattr(getattr(trainer, "model", None), "chosen", {}))
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -55,6 +56,9 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
         "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
         "trainable_parameters": _trainable(trainer),
+        # Hyper-parameters that the method chose, and where; "none" if all are those of `config`
+        "tuned_on": "validation" if chosen else "none",
+        "chosen": chosen,
         "seconds": dict(seconds),
         "peak_memory": _peak_memory(trainer.device),
         "config_hash": config_hash(cfg),
