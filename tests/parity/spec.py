@@ -38,6 +38,7 @@ class Spec:
         defaults: what the published train.py puts there.
         watched: functions whose calls are loss terms.
         keeps_start: whether the published start was recorded ("init/..."); else it is drawn.
+        optimiser: that of the steps, in words.
     """
 
     name: str
@@ -50,6 +51,10 @@ class Spec:
     defaults: Mapping[str, Any] = {}
     watched: Sequence[Callable[..., Any]] = (F.cross_entropy,)
     keeps_start = False
+    optimiser = (
+        "sgd, momentum 0.9, weight decay 5e-4; one epoch of 1e-5, then cosine over the epochs of "
+        "the case, stepped by Dassl's scheduler after each epoch"
+    )
 
     def learned(self, case: common.Case) -> dict[str, Pair]:
         """By short name, every learned tensor."""
@@ -78,6 +83,12 @@ class Spec:
         """Make the published trainer."""
         return published(cfg)
 
+    def run(
+        self, module: Any, case: common.Case, watch: Any, folder: Path
+    ) -> dict[str, Tensor] | None:
+        """Record a case of published code that is no Dassl trainer; else None."""
+        return None
+
     def features(self, trainer: Any, images: Tensor) -> dict[str, Tensor]:
         """What the published towers make of the first batch, as unit vectors."""
         model = trainer.model
@@ -103,6 +114,10 @@ class Spec:
     def options(self, case: common.Case) -> dict[str, Any]:
         """The case in our method's keys."""
         return dict(case.options)
+
+    def run_ours(self, trainer: Any, case: common.Case) -> dict[str, Tensor] | None:
+        """The counterpart of `run`."""
+        return None
 
     def weights(self, options: Any) -> dict[str, float]:
         """Coefficients that our `losses` multiplies into its terms."""
