@@ -537,6 +537,8 @@ def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     if origin not in state:
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
         state[origin] = model.state_dict()[origin]
+    # First, as it names what does not fit; a learner itself may not understand its tensors then
+    model.get_submodule("origin").set_extra_state(state[origin])
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
