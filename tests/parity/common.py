@@ -214,14 +214,14 @@ class Case:
         cfg.OPTIM.WARMUP_CONS_LR = 1e-5
 
 
-def sketch(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sketch(tensors: Mapping[str, Tensor], largest: int = LARGEST) -> dict[str, Tensor]:
     """The same, but of a large matrix only its sums along each axis and some of its elements.
 
     No element can differ without its two sums, and the files stay small.
     """
     result = {}
     for key, value in tensors.items():
-        if value.numel() <= LARGEST:
+        if value.numel() <= largest:
             result[key] = value
             continue
         matrix = value.flatten(0, -2)
@@ -248,11 +248,22 @@ def provenance(method: str) -> dict[str, Any]:
     return json.loads((GOLDEN / f"{method}.json").read_text(encoding="utf-8"))
 
 
-def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    """max |a-b| / max |b| over a tensor; 0 where both are zero throughout."""
+def relative_difference(ours: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
+    """max |a-b| / max |b| over a tensor, max |b| at least `scale`; 0 where both are zero."""
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes differ: ours {ours.shape}, published {theirs.shape}")
     if not theirs.numel():
         return 0.0
     difference = (ours.double() - theirs.double()).abs().max().item()
-    return difference / theirs.double().abs().max().item() if difference else 0.0
+    return difference / max(theirs.double().abs().max().item(), scale) if difference else 0.0
+
+
+def difference_of(key: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """The relative difference of one tensor of a sketch.
+
+    Sums are measured by the elements if these are larger: before a normalisation the columns of a
+    gradient sum to zero, and what is left of that is rounding.
+    """
+    name, _, part = key.partition("#")
+    scale = theirs[f"{name}#some"].abs().max().item() if part else 0.0
+    return relative_difference(ours[key], theirs[key], scale)

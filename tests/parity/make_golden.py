@@ -238,14 +238,15 @@ def record(
     module.load_clip_to_cpu = load
     with Watch(dtype, spec.watched) as watch, default_dtype(dtype):
         result, spread = run(spec, module, case, name, watch, start)
-    return {key: value.contiguous() for key, value in common.sketch(result).items()}, spread
+    sketched = common.sketch(result, spec.largest)
+    return {key: value.contiguous() for key, value in sketched.items()}, spread
 
 
 def rounding(result: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
     """How far the published code in fp32 is from itself in float64, by tensor."""
     return {
-        key: float(f"{common.relative_difference(value, exact[key]):.1e}")
-        for key, value in result.items()
+        key: float(f"{common.difference_of(key, result, exact):.1e}")
+        for key in result
         if not key.startswith(("init/", "tokens"))
     }
 
