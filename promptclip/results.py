@@ -55,6 +55,7 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
         "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
         "trainable_parameters": _trainable(trainer),
+        "transfers": getattr(getattr(trainer, "model", None), "transfers", True),
         "seconds": dict(seconds),
         "peak_memory": _peak_memory(trainer.device),
         "config_hash": config_hash(cfg),

@@ -51,12 +51,7 @@ def run(
         UserError: if the input is unusable, or the folder holds another run.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    purpose = {
-        "config_hash": config_hash(cfg),
-        "model": _identity(model_dir) if eval_only else None,
-        "load_epoch": load_epoch if eval_only else None,
-        "config": json.loads(json.dumps(cfg)),
-    }
+    purpose = _purpose(cfg, eval_only, model_dir, load_epoch)
     with _traceless(folder) as keep, locked(folder):
         _refuse_other_run(folder, purpose)
         done = results.read(folder)
@@ -91,6 +86,22 @@ def run(
                 keep()
                 results.failed(folder, error)
             raise
+
+
+def state(
+    cfg: CfgNode, *, eval_only: bool = False, model_dir: str = "", load_epoch: int | None = None
+) -> str:
+    """What `run` would find: "done", "failed before", "begun", "not done", or why it refuses."""
+    folder = Path(cfg.OUTPUT_DIR)
+    try:
+        _refuse_other_run(folder, _purpose(cfg, eval_only, model_dir, load_epoch))
+    except UserError as error:
+        return f"refused: {error}"
+    if results.read(folder) is not None:
+        return "done"
+    if results.read_failure(folder):
+        return "failed before"
+    return "begun" if (folder / RUN_FILE).is_file() else "not done"
 
 
 class Clock:
@@ -144,6 +155,18 @@ def _build(cfg: CfgNode) -> Any:
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     return build_trainer(cfg)
+
+
+def _purpose(
+    cfg: CfgNode, eval_only: bool, model_dir: str, load_epoch: int | None
+) -> dict[str, Any]:
+    """What a folder is for, as its run.json says it."""
+    return {
+        "config_hash": config_hash(cfg),
+        "model": _identity(model_dir) if eval_only else None,
+        "load_epoch": load_epoch if eval_only else None,
+        "config": json.loads(json.dumps(cfg)),
+    }
 
 
 def _identity(model_dir: str) -> str:

@@ -14,6 +14,7 @@ import promptclip
 
 ROOT = Path(promptclip.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh"))
+PROTOCOLS = ("base2new", "base2new_train", "base2new_test", "fewshot", "xd", "dg")
 FORWARDERS = [script for script in SCRIPTS if script.parent.name != "scripts"]
 
 
@@ -64,7 +65,10 @@ def test_bash_can_read_it(script):
 
 
 def test_forwarders_are_all_the_same_and_lead_somewhere():
-    assert len(FORWARDERS) == 9
+    folders = {script.parent for script in FORWARDERS}
+    assert ROOT / "scripts/coop" in folders
+    for folder in folders:
+        assert {script.name for script in folder.iterdir()} == {f"{name}.sh" for name in PROTOCOLS}
     assert len({script.read_bytes() for script in FORWARDERS}) == 1
     assert all((ROOT / "scripts" / script.name).is_file() for script in FORWARDERS)
 
@@ -76,11 +80,18 @@ def test_variables_become_flags(python, tmp_path):
     bash(ROOT / "scripts/coop/base2new.sh", "imagenet", 1, 2, **run, **variables)
     bash(ROOT / "scripts/zsclip/base2new_train.sh", "emoji", 1, **run)
     bash(ROOT / "scripts/base2new_test.sh", "coop,dapt", "emoji", 1, **run)
+    flags = ("--set", "OPTIM.MAX_EPOCH", 2)
+    bash(ROOT / "scripts/dapt/fewshot.sh", "emoji", *flags, **run, SHOTS="1 2 4")
+    bash(ROOT / "scripts/coop/xd.sh", "emoji", **run, TARGETS="dtd eurosat")
+    bash(ROOT / "scripts/dg.sh", "coop", "imagenet", "--dry-run", **run)
     assert calls(tmp_path) == [
         "-m promptclip base2new dapt emoji",
         "-m promptclip base2new --root /my data --shots 8 --cfg rn50 --output o coop imagenet 1 2",
         "-m promptclip base2new --part train zsclip emoji 1",
         "-m promptclip base2new --part test coop,dapt emoji 1",
+        "-m promptclip fewshot --shots 1 2 4 dapt emoji --set OPTIM.MAX_EPOCH 2",
+        "-m promptclip xd --targets dtd eurosat coop emoji",
+        "-m promptclip dg coop imagenet --dry-run",
     ]
 
 

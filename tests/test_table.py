@@ -35,6 +35,7 @@ def put(
     result = {
         "schema": results.SCHEMA,
         "method": method,
+        "dataset": "Emoji",
         "subsample": half,
         "shots": 16,
         "seed": seed,
@@ -68,7 +69,9 @@ percents = st.floats(0, 100)
 @given(st.lists(st.tuples(percents, percents), min_size=1, max_size=8))
 def test_arithmetic(pairs: list[tuple[float, float]]) -> None:
     base, new = (dict(enumerate(column)) for column in zip(*pairs, strict=True))
-    row = Row("emoji", 16, "CoOp", "tiny", Cell(base), Cell(new), tuple(base), 1, 1.0)
+    row = Row(
+        "emoji", 16, "CoOp", "tiny", {"base": Cell(base), "new": Cell(new)}, tuple(base), 1, 1
+    )
     h = [statistics.harmonic_mean(pair) for pair in pairs]
     for cell, values in ((row.base, base.values()), (row.new, new.values()), (row.h, h)):
         assert cell.mean == pytest.approx(sum(values) / len(pairs))
