@@ -93,10 +93,8 @@ def state(
 ) -> str:
     """What `run` would find: "done", "failed before", "begun", "not done", or why it refuses."""
     folder = Path(cfg.OUTPUT_DIR)
-    try:
-        _refuse_other_run(folder, _purpose(cfg, eval_only, model_dir, load_epoch))
-    except UserError as error:
-        return f"refused: {error}"
+    if conflict := _conflict(folder, _purpose(cfg, eval_only, model_dir, load_epoch)):
+        return f"refused: {conflict}"
     if results.read(folder) is not None:
         return "done"
     if results.read_failure(folder):
@@ -179,23 +177,25 @@ def _identity(model_dir: str) -> str:
 
 def _refuse_other_run(folder: Path, purpose: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run of another purpose."""
+    if conflict := _conflict(folder, purpose):
+        raise UserError(f"{folder} {conflict}; give another --output-dir, or delete the folder")
+
+
+def _conflict(folder: Path, purpose: dict[str, Any]) -> str:
+    """What stands in the way of a run of this purpose in a folder; "" if nothing."""
     file = folder / RUN_FILE
-    remedy = "give another --output-dir, or delete the folder"
     if not file.is_file():
-        if any(folder.glob("*/checkpoint")):
-            raise UserError(
-                f"{folder} holds checkpoints without a {RUN_FILE} beside them; {remedy}"
-            )
-        return
+        found = any(folder.glob("*/checkpoint"))
+        return f"holds checkpoints without a {RUN_FILE} beside them" if found else ""
     other = json.loads(file.read_text(encoding="utf-8"))
     if all(purpose[key] == other[key] for key in ("config_hash", "model", "load_epoch")):
-        return
+        return ""
     difference = config_difference(purpose["config"], other["config"]) + [
         f"{key}: {purpose[key]!r}, not {other[key]!r}"
         for key in ("model", "load_epoch")
         if purpose[key] != other[key]
     ]
-    raise UserError(f"{folder} was written by another run ({'; '.join(difference)}); {remedy}")
+    return f"was written by another run ({'; '.join(difference)})"
 
 
 @contextlib.contextmanager

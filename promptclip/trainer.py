@@ -149,7 +149,7 @@ class PromptModel(nn.Module):
 
         Not normalised; `{}` stands for the name.
         """
-        prompts = [template.format(name) for name in self.classnames]
+        prompts = fill(template, self.classnames)
         return self.clip.encode_text(tokenize(prompts, self.clip.config.context_length))
 
     def template_features(self, *templates: str) -> Tensor:
@@ -178,20 +178,38 @@ def unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
+def fill(template: str, classnames: Sequence[str]) -> list[str]:
+    """A hand-written prompt with every class name in the place of `{}`, whatever the name holds.
+
+    Raises:
+        UserError: the template has no `{}`, or other braces.
+    """
+    before, name, after = template.partition("{}")
+    if not name or any(brace in before + after.replace("{}", "") for brace in "{}"):
+        raise UserError(
+            "a template must have {} where the class name stands, and no other braces, got "
+            f'{template!r}; an example is "a photo of a {{}}."'
+        )
+    return [template.replace("{}", name) for name in classnames]
+
+
 def readable(classnames: Sequence[str]) -> list[str]:
     """Class names as they stand in a prompt: "_" read as a space, no white space around.
 
     Raises:
-        UserError: a name is empty.
+        UserError: a name is empty, or has nothing that CLIP's tokenizer reads.
     """
     names = [" ".join(name.replace("_", " ").split()) for name in classnames]
-    for label, name in enumerate(names):
-        if not name:
+    tokens = tokenize(names)
+    for label, end in enumerate(tokens.argmax(-1).tolist()):
+        if end == 1:  # behind the start of the text
             raise UserError(
                 f"class {label} has the name {classnames[label]!r}, which leaves nothing to put "
                 "into a prompt; give every class a name"
             )
-    twins = sorted(name for name, count in Counter(names).items() if count > 1)
+    rows = [tuple(row) for row in tokens.tolist()]
+    count = Counter(rows)  # the tokenizer reads "Crane" and "crane" alike
+    twins = sorted({name for name, row in zip(names, rows, strict=True) if count[row] > 1})
     if twins:
         log.warning(
             "several classes have the name %s: no text prompt can tell them apart",

@@ -31,6 +31,13 @@ class Mini(Benchmark):
     template = "a picture of a {}."
 
 
+@DATASET_REGISTRY.register()
+class MiniDomain(Mini):
+    """A folder of its own, for another data set of any classes."""
+
+    dataset_dir = "mini_domain"
+
+
 def make(root: Path, train: int = 6, val: int = 2, test: int = 4) -> Path:
     """Write the pictures, the split file, the CLIP and the data set's yaml.
 

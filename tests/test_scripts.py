@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,29 @@ def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_pa
     (checkout / "setup.py").write_text("# changed")
     bash(quickstart, **run, HAS_DASSL="1")
     assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]
+
+
+def test_results_runs_every_protocol_and_writes_the_page(python, checkout, tmp_path):
+    run = {"PATH": python, "VIRTUAL_ENV": "x", "SEEDS": "1 2", "SHOTS": "3", "JOBS": "1"}
+    results = checkout / "scripts/results.sh"
+    done = bash(results, "coop", "dapt", **run, OUTPUT="o", PAGE="page.md", EMOJI_SHOTS="1 2")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\w+): (started|done)", done.stdout) == [
+        ("coop", "started"), ("coop", "done"), ("dapt", "started"), ("dapt", "done")
+    ]  # fmt: skip
+    lines = calls(tmp_path)
+    protocol = "-m promptclip {} --output o --quiet --shots {} {} {} 1 2"
+    assert lines[:4] == [
+        protocol.format("base2new", "16", "coop", "emoji"),
+        protocol.format("base2new", "8", "coop", "emoji_people"),
+        protocol.format("fewshot", "1 2", "coop", "emoji"),
+        protocol.format("fewshot", "1 2 4 8", "coop", "emoji_people"),
+    ]
+    assert lines[4:] == [line.replace("coop", "dapt") for line in lines[:4]] + [
+        "-m promptclip.results_page page o"
+    ]
+    assert (checkout / "page.md").is_file()
+    assert (checkout / "o/coop.log").is_file()
 
 
 def test_pretraining_installs_and_passes_its_arguments_on(python, checkout, tmp_path):
