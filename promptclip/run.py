@@ -135,12 +135,15 @@ class Clock:
 
 
 def _shown(cfg: CfgNode) -> CfgNode:
-    """The configuration without other methods' options."""
+    """The configuration without the options of methods and regularisers that are not used."""
     from dassl.config import clean_cfg
 
     shown = cfg.clone()
     shown.defrost()
     clean_cfg(shown, cfg.TRAINER.NAME)
+    shown.TRAINER.REGULARIZERS = cfg.TRAINER.REGULARIZERS
+    for name in set(shown.REGULARIZER) - {name.upper() for name in cfg.TRAINER.REGULARIZERS}:
+        del shown.REGULARIZER[name]
     return shown
 
 

@@ -155,9 +155,9 @@ class PromptModel(nn.Module):
     def template_features(self, *templates: str) -> Tensor:
         """Unit features [C, D] of the benchmark's template, or the means of those of several.
 
-        The means are unit vectors again. Computed once.
+        The means are unit vectors again; "" is the benchmark's. Computed once.
         """
-        templates = templates or (self.template,)
+        templates = tuple(template or self.template for template in templates or ("",))
         if templates not in self._template_features:
             features = [unit(self.encode_template(template)) for template in templates]
             self._template_features[templates] = unit(torch.stack(features).mean(0))
