@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LANGUAGE_FORMS = ("target", "centred", "spread")
+ISOMORPHISM_FORMS = ("means", "samples", "gram")
+
 
 def intra_dispersion(image_features: Tensor, prototypes: Tensor, label: Tensor) -> Tensor:
     """Mean squared distance of image features to their class's prototype (DAPT, L_intra).
@@ -45,13 +48,10 @@ def inter_dispersion(text_features: Tensor, temperature: float = 2.0) -> Tensor:
     Returns:
         Scalar, the mean over images, too.
     """
-    classes = text_features.shape[-2]
-    if classes < 2:
+    if text_features.shape[-2] < 2:
         return text_features.new_zeros(())
     # pdist would have no gradient where two classes coincide
-    cosines = text_features @ text_features.mT
-    row, column = torch.triu_indices(classes, classes, 1, device=cosines.device)
-    squared = (2 - 2 * cosines[..., row, column]).clamp(min=0)
+    squared = (2 - 2 * pair_cosines(text_features)).clamp(min=0)
     return torch.exp(-temperature * squared).mean()
 
 
@@ -103,3 +103,100 @@ def without_conflict(gradient: Tensor, direction: Tensor, strength: float = 1.0)
     along = F.normalize(direction.flatten(), dim=0)
     overlap = (gradient.flatten() @ along).clamp(max=0)
     return gradient - strength * overlap * along.view_as(gradient)
+
+
+def pair_cosines(features: Tensor) -> Tensor:
+    """Cosines of the unordered pairs of unit vectors [..., C, D], as [..., C (C - 1) / 2]."""
+    cosines, count = features @ features.mT, features.shape[-2]
+    row, column = torch.triu_indices(count, count, 1, device=cosines.device)
+    return cosines[..., row, column]
+
+
+def language_modality_collapse(text_features: Tensor, form: str = "target") -> Tensor:
+    """How far text features are from a simplex ETF (NPT-style, form chosen here).
+
+    A simplex ETF is C unit vectors whose pairs all have the cosine -1 / (C - 1). NPT (arXiv
+    2306.15955) names a loss of this purpose; its formula has not been seen, so these are
+    candidates:
+
+    - "target": mean over pairs of (cosine + 1 / (C - 1))^2;
+    - "centred": the same of the features without their common mean, normalised again. Blind to
+      what all classes share, which makes CLIP's cosines positive;
+    - "spread": variance of the cosines over pairs. It asks for equal angles, not for which.
+
+    All classes count, whatever is in the batch. For C > D + 1 there is no ETF in D dimensions:
+    "target" and "centred" then cannot reach 0. With one class there is no pair, and the loss is 0.
+
+    Args:
+        text_features: unit vectors, [C, D], or [B, C, D] where every image has its own.
+        form: "target", "centred" or "spread".
+
+    Returns:
+        Scalar, the mean over images, too.
+
+    Raises:
+        ValueError: there is no such form.
+    """
+    _check_form(form, LANGUAGE_FORMS)
+    classes = text_features.shape[-2]
+    if classes < 2:
+        return text_features.new_zeros(())
+    if form == "centred":
+        # What is shorter than the rounding of unit vectors has no direction
+        centred = text_features - text_features.mean(-2, keepdim=True)
+        text_features = F.normalize(centred, dim=-1, eps=1e-6)
+    cosines = pair_cosines(text_features)
+    if form == "spread":
+        return cosines.var(-1, correction=0).mean()
+    return (cosines + 1 / (classes - 1)).square().mean()
+
+
+def multi_modality_isomorphism(
+    image_features: Tensor, text_features: Tensor, label: Tensor, form: str = "means"
+) -> Tensor:
+    """How far image features are from the text features' structure (NPT-style, form chosen here).
+
+    NPT (arXiv 2306.15955) names a loss of this purpose; its formula has not been seen, so these
+    are candidates. Only the batch's classes count, and each counts the same, so the class that has
+    more pictures does not weigh more:
+
+    - "means": mean over classes of the squared distance between the class's text feature and the
+      normalised mean of its image features;
+    - "samples": mean over classes of the class's mean squared distance between an image feature
+      and the text feature;
+    - "gram": squared Frobenius norm of the difference between the cosines of the normalised means
+      and those of the text features. Blind to a rotation between the modalities; a sum over pairs
+      of classes, so it grows with their number, and is 0 for one class.
+
+    Args:
+        image_features: unit vectors, [B, D].
+        text_features: unit vectors, [C, D], or [B, C, D] where every image has its own; a class's
+            text feature is then the normalised mean of its own images' ones.
+        label: class indices in 0..C-1, [B].
+        form: "means", "samples" or "gram".
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: there is no such form.
+    """
+    _check_form(form, ISOMORPHISM_FORMS)
+    classes, row = label.unique(return_inverse=True)
+    members = F.one_hot(row, len(classes)).to(image_features.dtype)
+    average = (members / members.sum(0)).T  # [classes of the batch, B]
+    per_image = text_features.dim() == 3
+    images = torch.arange(len(label), device=label.device)
+    own = text_features[images, label] if per_image else text_features[label]
+    if form == "samples":
+        return (average @ (image_features - own).square().sum(-1)).mean()
+    means = F.normalize(average @ image_features, dim=-1)
+    text = F.normalize(average @ own, dim=-1) if per_image else text_features[classes]
+    if form == "means":
+        return (means - text).square().sum(-1).mean()
+    return (means @ means.T - text @ text.T).square().sum()
+
+
+def _check_form(form: str, forms: tuple[str, ...]) -> None:
+    if form not in forms:
+        raise ValueError(f"form must be one of {', '.join(forms)}, got {form!r}")

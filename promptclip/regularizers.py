@@ -7,16 +7,27 @@ key `TRAINER.REGULARIZERS` names those that a run takes on, and a field `w` of t
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from promptclip.errors import UserError
-from promptclip.losses import inter_dispersion, intra_dispersion, knowledge_distance
+from promptclip.losses import (
+    ISOMORPHISM_FORMS,
+    LANGUAGE_FORMS,
+    inter_dispersion,
+    intra_dispersion,
+    knowledge_distance,
+    language_modality_collapse,
+    multi_modality_isomorphism,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from promptclip.trainer import Output, PromptTrainer
+
+log = logging.getLogger(__name__)
 
 _REGISTRY: dict[str, type[Regularizer]] = {}
 _Class = TypeVar("_Class", bound="type[Regularizer]")
@@ -148,4 +159,37 @@ class Dispersion(Regularizer):
         if "text" in self.learned:
             inter = inter_dispersion(output.text_features, self.txt_rbf_t)
             terms["dapt_inter"] = self.txt_beta * inter
+        return terms
+
+
+@regularizer
+@dataclass
+class NeuralCollapse(Regularizer):
+    """NPT-style losses, forms and weights chosen here: `docs/methods/npt.md` says what is known."""
+
+    name: ClassVar[str] = "npt"
+    acts_on: ClassVar[frozenset[str]] = frozenset({"text", "image"})
+    lc: str = "target"  # form of the language-modality collapse
+    mi: str = "means"  # form of the multi-modality isomorphism
+    lc_weight: float = 0.1  # lambda_1
+    mi_weight: float = 0.1  # lambda_2
+
+    def __post_init__(self) -> None:
+        self.check("lc", self.lc in LANGUAGE_FORMS, f"one of {', '.join(LANGUAGE_FORMS)}")
+        self.check("mi", self.mi in ISOMORPHISM_FORMS, f"one of {', '.join(ISOMORPHISM_FORMS)}")
+        for name in ("lc_weight", "mi_weight"):
+            self.check(name, getattr(self, name) >= 0, "at least 0")
+
+    def prepare(self, trainer: PromptTrainer) -> None:
+        """Find out what the method learns."""
+        log.info("regulariser npt is NPT-style: its forms and weights are not the paper's")
+        self.learned = trainer.model.learns
+
+    def terms(self, output: Output, label: Tensor) -> dict[str, Tensor]:
+        """The isomorphism, and the collapse where text features are learned."""
+        image, text = output.image_features, output.text_features
+        isomorphism = multi_modality_isomorphism(image, text, label, self.mi)
+        terms = {"npt_mi": self.mi_weight * isomorphism}
+        if "text" in self.learned:
+            terms["npt_lc"] = self.lc_weight * language_modality_collapse(text, self.lc)
         return terms

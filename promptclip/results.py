@@ -39,12 +39,13 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
 
     Returns:
         JSON content; accuracies in percent at full precision, memory in bytes. `metrics` is None
-        if nothing was tested.
+        if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it.
     """
     from promptclip.config import config_hash
 
     evaluator = trainer.evaluator
     classnames = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
+    collapse = getattr(trainer, "collapse", None)
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -54,6 +55,7 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "seed": cfg.SEED,
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
         "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
+        **({} if collapse is None else {"collapse": collapse}),
         "trainable_parameters": _trainable(trainer),
         "transfers": getattr(getattr(trainer, "model", None), "transfers", True),
         "seconds": dict(seconds),

@@ -29,6 +29,7 @@ from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import FrozenCLIP
 from promptclip.clip.tokenizer import tokenize
+from promptclip.collapse import TestFeatures, listed
 from promptclip.errors import UserError
 from promptclip.files import write_bytes
 
@@ -243,6 +244,9 @@ class PromptTrainer(TrainerX):
     """How a `PromptModel` is learned, on our runtime and on the original Dassl.
 
     A method names its `Options` and `Model` and may write `losses`.
+
+    Attributes:
+        collapse: of the last test, if `TEST.COLLAPSE_METRICS` asked for it.
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -250,6 +254,8 @@ class PromptTrainer(TrainerX):
     options: Any  # an instance of `Options`
     model: PromptModel
     train_loader_x: Any
+    collapse: dict[str, float | None] | None = None
+    _tested: TestFeatures | None = None
 
     def check_cfg(self, cfg: Any) -> None:
         """Read the method's options, which checks them."""
@@ -384,14 +390,29 @@ class PromptTrainer(TrainerX):
     def test(self, split: str | None = None) -> float:
         """Accuracy in percent; text features are computed once."""
         self.model.forget()
+        # Not of the tests that choose an epoch: they name their split
+        wanted = self.cfg.TEST.COLLAPSE_METRICS and split is None
+        self._tested = TestFeatures() if wanted else None
         accuracy: float = super().test(split)
+        if self._tested is not None:
+            self.collapse, self._tested = self._tested.metrics(), None
+            log.info("=> neural collapse\n%s", listed(self.collapse))
         self.model.forget()
         return accuracy
 
+    def parse_batch_test(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels, on the device."""
+        image, label = super().parse_batch_test(batch)
+        if self._tested is not None:
+            self._tested.add_label(label)
+        return image, label
+
     def model_inference(self, input: Tensor) -> Tensor:
         """Logits [B, C]."""
-        logits: Tensor = self.model(input).logits
-        return logits
+        output: Output = self.model(input)
+        if self._tested is not None:
+            self._tested.add_output(output)
+        return output.logits
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the learned tensors strictly; the classes may be others than in training.
