@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -51,3 +52,36 @@ def inter_dispersion(text_features: Tensor, temperature: float = 2.0) -> Tensor:
     row, column = torch.triu_indices(len(cosines), len(cosines), 1, device=cosines.device)
     squared = (2 - 2 * cosines[row, column]).clamp(min=0)
     return torch.exp(-temperature * squared).mean()
+
+
+def feature_consistency(features: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference to a frozen model's features (PromptSRC, L_SCL-image, L_SCL-text).
+
+    The paper sums over the feature axis; this is a mean over it too, as in muzairkhattak/PromptSRC
+    bb95c77, trainers/promptsrc.py, to which the published weights belong.
+
+    Args:
+        features: unit vectors, [N, D].
+        teacher: unit vectors of the same pictures or classes, [N, D].
+
+    Returns:
+        Scalar.
+    """
+    return F.l1_loss(features, teacher)
+
+
+def logit_consistency(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Divergence of the predictions from a frozen model's (PromptSRC, L_SCL-logits).
+
+    KL(teacher || prompted), divided by B and by C, as in muzairkhattak/PromptSRC bb95c77,
+    trainers/promptsrc.py.
+
+    Args:
+        logits: of the prompted model, [B, C].
+        teacher: of the frozen model, [B, C].
+
+    Returns:
+        Scalar.
+    """
+    own, frozen = logits.log_softmax(-1), teacher.log_softmax(-1)
+    return F.kl_div(own, frozen, reduction="sum", log_target=True) / logits.numel()
