@@ -55,10 +55,9 @@ def inter_dispersion(text_features: Tensor, temperature: float = 2.0) -> Tensor:
 
 
 def feature_consistency(features: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference to a frozen model's features (PromptSRC, L_SCL-image, L_SCL-text).
+    """Mean absolute difference to a frozen model's features (PromptSRC, L_SCL of either tower).
 
-    The paper sums over the feature axis; this is a mean over it too, as in muzairkhattak/PromptSRC
-    bb95c77, trainers/promptsrc.py, to which the published weights belong.
+    Averaged over both axes, as in muzairkhattak/PromptSRC bb95c77, trainers/promptsrc.py, line 300.
 
     Args:
         features: unit vectors, [N, D].
@@ -71,10 +70,10 @@ def feature_consistency(features: Tensor, teacher: Tensor) -> Tensor:
 
 
 def logit_consistency(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Divergence of the predictions from a frozen model's (PromptSRC, L_SCL-logits).
+    """Divergence of the predictions from a frozen model's (PromptSRC, L_SCL of the logits).
 
     KL(teacher || prompted), divided by B and by C, as in muzairkhattak/PromptSRC bb95c77,
-    trainers/promptsrc.py.
+    trainers/promptsrc.py, line 306.
 
     Args:
         logits: of the prompted model, [B, C].

@@ -32,9 +32,9 @@ class PromptSRCOptions(MethodOptions):
     ctx_init: str = "a photo of a"  # the first n_ctx_text tokens are learned; "": random start
     prompt_depth_vision: int = 9  # prompted layers; 0: the image tower is left alone
     prompt_depth_text: int = 9
-    text_loss_weight: float = 25.0  # lambda_2
-    image_loss_weight: float = 10.0  # lambda_1
-    gpa_mean: float = 15.0  # mu, the epoch of the largest weight
+    text_loss_weight: float = 25.0  # of the text features' L_SCL
+    image_loss_weight: float = 10.0  # of the image features' L_SCL
+    gpa_mean: float = 15.0  # mu, the epoch, counted from 1, of the largest weight
     gpa_std: float = 1.0  # sigma, in epochs
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class PromptSRC(PromptTrainer):
                 total.zero_()
 
     def losses(self, output: Output, label: Tensor) -> dict[str, Tensor]:
-        """L = CE + lambda_1 L_SCL-image + lambda_2 L_SCL-text + L_SCL-logits."""
+        """Cross-entropy + weighted L_SCL of text and image features + L_SCL of the logits."""
         image = self.model.frozen_image_features(output.aux["image"])
         logits = self.model.clip.logit_scale * image @ self.teacher.T
         text_term = feature_consistency(output.text_features, self.teacher)
