@@ -197,6 +197,38 @@ def multi_modality_isomorphism(
     return (means @ means.T - text @ text.T).square().sum()
 
 
+def feature_consistency(features: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference to a frozen model's features (PromptSRC, L_SCL of either tower).
+
+    Averaged over both axes, as in muzairkhattak/PromptSRC bb95c77, trainers/promptsrc.py, line 300.
+
+    Args:
+        features: unit vectors, [N, D].
+        teacher: unit vectors of the same pictures or classes, [N, D].
+
+    Returns:
+        Scalar.
+    """
+    return F.l1_loss(features, teacher)
+
+
+def logit_consistency(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Divergence of the predictions from a frozen model's (PromptSRC, L_SCL of the logits).
+
+    KL(teacher || prompted), divided by B and by C, as in muzairkhattak/PromptSRC bb95c77,
+    trainers/promptsrc.py, line 306.
+
+    Args:
+        logits: of the prompted model, [B, C].
+        teacher: of the frozen model, [B, C].
+
+    Returns:
+        Scalar.
+    """
+    own, frozen = logits.log_softmax(-1), teacher.log_softmax(-1)
+    return F.kl_div(own, frozen, reduction="sum", log_target=True) / logits.numel()
+
+
 def _check_form(form: str, forms: tuple[str, ...]) -> None:
     if form not in forms:
         raise ValueError(f"form must be one of {', '.join(forms)}, got {form!r}")

@@ -66,6 +66,10 @@ CLIPS = {
     "one_block": small_clip(
         48, 64, 16, visual_width=128, visual_layers=1, text_width=64, text_layers=1
     ),
+    # MaPLe's published code has these two widths written into it.
+    "wide": small_clip(
+        32, 32, 16, visual_width=768, visual_layers=2, text_width=512, text_layers=2
+    ),
     "vit_b16": small_clip(
         512, 224, 16, visual_width=768, visual_layers=12, text_width=512, text_layers=12
     ),

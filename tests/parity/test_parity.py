@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from parity import common, ours
 from parity.spec import specs
 
@@ -41,12 +42,16 @@ def test_start(method: str, tmp_path: Path) -> None:
         pairs = spec.learned(case)
         if not pairs or case.clip == "vit_b16" or number > 2:
             continue
+        torch.manual_seed(common.SEED)
         own = ours.learned(spec, name, ours.build(spec, name, tmp_path, textbook=False))
         for short, published in common.provenance(method)["cases"][name]["start"].items():
             value = own[short].value
             if value.numel() < 128:  # too few to tell a spread
                 continue
-            assert value.std().item() == pytest.approx(published["std"], rel=0.15, abs=1e-6), short
+            chance = max(0.15, 3 / value.numel() ** 0.5)
+            assert value.std().item() == pytest.approx(published["std"], rel=chance, abs=1e-6), (
+                short
+            )
             assert value.abs().max().item() < 1.5 * published["max"] + 1e-6, short
 
 
