@@ -46,6 +46,8 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
     evaluator = trainer.evaluator
     classnames = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
     collapse = getattr(trainer, "collapse", None)
+    model = getattr(trainer, "model", None)
+    chosen = dict(getattr(model, "chosen", {}))
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -57,7 +59,10 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
         **({} if collapse is None else {"collapse": collapse}),
         "trainable_parameters": _trainable(trainer),
-        "transfers": getattr(getattr(trainer, "model", None), "transfers", True),
+        "transfers": getattr(model, "transfers", True),
+        # Hyper-parameters that the method chose, and where; "none" if all are those of `config`
+        "tuned_on": "validation" if chosen else "none",
+        "chosen": chosen,
         "seconds": dict(seconds),
         "peak_memory": _peak_memory(trainer.device),
         "config_hash": config_hash(cfg),

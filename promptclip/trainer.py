@@ -7,12 +7,15 @@ A method is a frozen dataclass of options, a `PromptModel` that says what is lea
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.data import DataManager
@@ -75,11 +78,15 @@ class PromptModel(nn.Module):
         classnames: of the classes to tell apart, [C].
         options: the method's.
         template: the benchmark's hand-written prompt, with `{}` for the class name.
+        label: class indices of the training pictures, [N].
 
     Attributes:
-        learns: what the learned tensors move: "text" and "image" features, or "logits" alone.
+        learns: what the tensors trained by gradient move: "text" and "image" features, or "logits"
+            alone.
         prompts_image: whether prompts enter the image tower, which must then be a ViT.
         transfers: whether what is learned can be used for other classes.
+        fitted: whether `PromptTrainer.fit` computes what is learned, in no epochs.
+        chosen: hyper-parameters that were chosen on the validation pictures, by option; saved.
         training_only: learners that are of no use after training, and never loaded for a test.
         text_by_image: whether every image has text features of its own.
     """
@@ -87,6 +94,7 @@ class PromptModel(nn.Module):
     learns: ClassVar[frozenset[str]] = frozenset({"text"})
     prompts_image: ClassVar[bool] = False
     transfers: ClassVar[bool] = True
+    fitted: bool = False
     training_only: ClassVar[frozenset[str]] = frozenset()
     text_by_image: ClassVar[bool] = False
     clip: FrozenCLIP
@@ -95,11 +103,17 @@ class PromptModel(nn.Module):
     image_prompter: Any  # None without
 
     def __init__(
-        self, clip: FrozenCLIP, classnames: Sequence[str], options: Any, template: str
+        self,
+        clip: FrozenCLIP,
+        classnames: Sequence[str],
+        options: Any,
+        template: str,
+        label: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.clip, self.template = clip, template
+        self.clip, self.template, self.label = clip, template, label
         self.classnames = readable(classnames)
+        self.chosen: dict[str, float] = {}
         self.text_prompter = self.image_prompter = None
         self._text_features: Tensor | None = None
         self._template_features: dict[tuple[str, ...], Tensor] = {}
@@ -220,24 +234,49 @@ def readable(classnames: Sequence[str]) -> list[str]:
 
 
 class Origin(nn.Module):
-    """Says in a checkpoint which method and backbone its tensors belong to."""
+    """Says in a checkpoint what its tensors belong to, and what was chosen on validation.
 
-    def __init__(self, method: str, backbone: str) -> None:
+    Args:
+        method: registered name.
+        backbone: of the frozen CLIP.
+        classnames: the only classes that the tensors can be used for; none if any will do.
+        chosen: `PromptModel.chosen`.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        backbone: str,
+        classnames: Sequence[str] = (),
+        chosen: dict[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.origin = {"method": method, "backbone": backbone}
+        self.classnames = list(classnames)
+        self.chosen = {} if chosen is None else chosen
 
-    def get_extra_state(self) -> dict[str, str]:
+    def get_extra_state(self) -> dict[str, Any]:
         """Saved with the state dict."""
-        return self.origin
+        return {**self.origin, "classes": self.classnames, "chosen": dict(self.chosen)}
 
-    def set_extra_state(self, state: dict[str, str]) -> None:
-        """Refuse the tensors of another method or backbone."""
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Refuse the tensors of another method or backbone, or of classes they cannot change."""
         for what, own in self.origin.items():
             if state.get(what) != own:
                 raise UserError(
                     f"this checkpoint was made with {what} {state.get(what)!r}, but this run has "
                     f"{own!r}; give a checkpoint of the same {what}"
                 )
+        trained = state.get("classes", [])
+        if trained != self.classnames:
+            alone = sorted({*trained} ^ {*self.classnames}) or ["their order"]
+            raise UserError(
+                f"{self.origin['method']} cannot change classes: this checkpoint was made for "
+                f"{len(trained)} classes, this run has {len(self.classnames)}, and they differ in "
+                f"{', '.join(map(repr, alone[:3]))}; train on the classes of this run"
+            )
+        self.chosen.clear()
+        self.chosen.update(state.get("chosen", {}))
 
 
 class PromptTrainer(TrainerX):
@@ -256,6 +295,7 @@ class PromptTrainer(TrainerX):
     train_loader_x: Any
     collapse: dict[str, float | None] | None = None
     _tested: TestFeatures | None = None
+    val_loader: Any
 
     def check_cfg(self, cfg: Any) -> None:
         """Read the method's options, which checks them."""
@@ -290,19 +330,30 @@ class PromptTrainer(TrainerX):
             )
         dataset = self.dm.dataset
         template = getattr(dataset, "template", "a photo of a {}.")
-        self.model = self.Model(clip, dataset.classnames, options, template).to(self.device)
-        learners = self.model.learners
+        label = [picture.label for picture in dataset.train_x]
+        model = self.Model(clip, dataset.classnames, options, template, label)
+        self.model = model.to(self.device)
+        if model.fitted and cfg.MODEL.INIT_WEIGHTS:
+            raise UserError(
+                f"{type(self).__name__} has no start that could be loaded: it is computed at once; "
+                "leave MODEL.INIT_WEIGHTS empty"
+            )
+        learners = model.learners
         self.num_trainable = sum(
             p.numel() for one in learners.values() for p in one.parameters() if p.requires_grad
         )
         for name, learner in learners.items():
-            learner.origin = Origin(type(self).__name__, backbone)
+            own_classes = () if model.transfers else model.classnames
+            learner.origin = Origin(type(self).__name__, backbone, own_classes, model.chosen)
             if cfg.MODEL.INIT_WEIGHTS and name == "prompt_learner":
                 _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
-        if self.num_trainable:
+        if model.fitted:
+            for name, learner in learners.items():
+                self.register_model(name, learner)
+        elif self.num_trainable:
             for name, learner in learners.items():
                 optim_cfg = self.optim_cfg(name)
                 optim = build_optimizer(learner, optim_cfg)
@@ -323,29 +374,73 @@ class PromptTrainer(TrainerX):
             regularizer.prepare(self)
         super().before_train()
 
+    def fit(self) -> None:
+        """Compute what a `fitted` model learns."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def pictures_features(self, pictures: Any, views: int = 1) -> tuple[Tensor, Tensor]:
+        """Prompt-free features of some pictures and their labels, in their order, on the CPU.
+
+        Random views are drawn from generators of their own: they are the same in a resumed run,
+        and the run's other draws do not depend on them.
+
+        Args:
+            pictures: a `PictureSet`, whose transform makes the views.
+            views: of each picture, of which the mean is taken.
+
+        Returns:
+            Features in fp32, not normalised, [N, D], and class indices, [N].
+        """
+        pictures.decode()
+        loader = DataLoader(
+            pictures,
+            self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+        total, label = torch.zeros(()), torch.zeros(())
+        with _own_draws(max(self.cfg.SEED, 0)):
+            for _ in range(views):
+                batches = [
+                    (self.model.clip.encode_image(batch["img"].to(self.device)), batch["label"])
+                    for batch in loader
+                ]
+                total = total + torch.cat([features.float().cpu() for features, _ in batches])
+                label = torch.cat([label for _, label in batches])
+        return total / views, label
+
+    def validation_features(self) -> tuple[Tensor, Tensor]:
+        """`pictures_features` of the validation pictures.
+
+        Raises:
+            UserError: there are none, or they are the test pictures.
+        """
+        dataset = self.dm.dataset
+        val, test = ({p.impath for p in part or ()} for part in (dataset.val, dataset.test))
+        if not val or val & test:
+            method = type(self).__name__
+            raise UserError(
+                f"{method} would choose hyper-parameters on validation pictures, but here "
+                f"{'they are the test pictures' if val else 'are none'}; set TRAINER."
+                f"{method.upper()}.SEARCH none, which takes the configured values"
+            )
+        return self.pictures_features(self.val_loader.dataset)
+
     @torch.no_grad()
     def class_means(self) -> Tensor:
         """Mean prompt-free unit feature of every class's training pictures, [C, D].
 
-        One random training view of each picture, drawn from a generator of its own: the same in a
-        resumed run, and the run's other draws do not depend on it. Computed once for a run.
+        Of one random training view of each picture. Computed once for a run.
         """
         file = Path(self.output_dir, "class_means.safetensors")
         if file.exists():
             return load_file(file)["class_means"].to(self.device)
-        pictures = self.train_loader_x.dataset
-        loader = DataLoader(pictures, self.cfg.DATALOADER.TEST.BATCH_SIZE)
-        total = torch.zeros(self.num_classes, self.model.clip.config.embed_dim)
-        count = torch.zeros(self.num_classes, 1)
-        with torch.random.fork_rng():
-            torch.manual_seed(max(self.cfg.SEED, 0))
-            for batch in loader:
-                image, label = self.parse_batch_train(batch)
-                features = unit(self.model.clip.encode_image(image)).cpu()
-                total.index_add_(0, label.cpu(), features)
-                count.index_add_(0, label.cpu(), torch.ones(len(label), 1))
-        write_bytes(save({"class_means": total / count}), file)
-        return (total / count).to(self.device)
+        features, label = self.pictures_features(self.train_loader_x.dataset)
+        total = torch.zeros(self.num_classes, features.shape[1])
+        total.index_add_(0, label, unit(features))
+        means = total / label.bincount(minlength=self.num_classes)[:, None]
+        write_bytes(save({"class_means": means}), file)
+        return means.to(self.device)
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """One optimiser step."""
@@ -380,11 +475,18 @@ class PromptTrainer(TrainerX):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def train(self) -> None:  # type: ignore[override]  # as in SimpleTrainer
-        """Train and test; a method that learns nothing is only tested."""
-        if self.num_trainable:
+        """Train or fit, and test; a method that learns nothing is only tested.
+
+        What is fitted is saved as the last epoch's checkpoint would be.
+        """
+        if self.model.fitted:
+            self.fit()
+            best = self.cfg.TEST.FINAL_MODEL == "best_val"
+            self.save_model(self.max_epoch - 1, self.output_dir, is_best=best)
+        elif self.num_trainable:
             super().train()
-        else:
-            self.test()
+            return
+        self.test()
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
@@ -437,6 +539,21 @@ class PromptTrainer(TrainerX):
             log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, epoch_of)
 
 
+@contextmanager
+def _own_draws(seed: int) -> Iterator[None]:
+    """Draw from generators seeded anew inside, and go on outside as if nothing had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
 def _without_image_prompts() -> list[str]:
     from promptclip import plugins
 
@@ -462,8 +579,10 @@ def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if k != origin}
-        found = {k: tuple(v.shape) for k, v in state.items() if k != origin}
+        expected, found = (
+            {k: tuple(v.shape) for k, v in tensors.items() if isinstance(v, Tensor)}
+            for tensors in (model.state_dict(), state)
+        )
         raise UserError(
             f"{path} does not fit: expected {expected}, got {found}; the options that shape the "
             "prompts must be those of training (class-specific prompts cannot change classes)"
