@@ -231,7 +231,9 @@ def test_fast_path_trains_like_the_textbook_path(method, mini, tmp_path):
         ends.append([p.detach() for p in learned(trainer).values()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for fast, textbook in zip(*ends, strict=True):
-        assert (fast - textbook).abs().max() < 1e-5 * textbook.abs().max()
+        # Adam divides a gradient by its own size, so that the rounding of a small one shows; the
+        # gradients themselves are compared to 1e-5 on both paths in tests/parity.
+        assert (fast - textbook).abs().max() < 1e-4 * textbook.abs().max()
 
 
 @pytest.mark.parametrize("method", METHODS)
