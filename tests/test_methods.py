@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from mini_benchmark import CLASSES, cfg_of
+from mini_benchmark import CLASSES, batch_of, build, cfg_of
 
 import promptclip
 from promptclip import plugins
@@ -21,22 +21,6 @@ METHODS = sorted(plugins.methods())
 
 
 LEARNERS = [name for name in METHODS if plugins.methods()[name].Model.learns]
-
-
-def build(method: str, mini: Path, output: Path, *overrides: object, seed: int = 1) -> Any:
-    """A trainer, seeded, ready for its first epoch."""
-    from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed
-
-    cfg = cfg_of(method, mini, output, *overrides, seed=seed)
-    set_random_seed(cfg.SEED)
-    return build_trainer(cfg)
-
-
-def batch_of(trainer: Any) -> dict[str, Any]:
-    """One fixed training batch."""
-    torch.manual_seed(0)
-    return next(iter(trainer.train_loader_x))
 
 
 def steps(trainer: Any, count: int) -> list[float]:

@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from promptclip.prompts import LayerTokens, TextContext
 from promptclip.trainer import MethodOptions, Output, PromptModel, PromptTrainer, unit
 
-# The text tower reads a batch image by image, so to speak: this many prompts (images times classes)
-# at a time, of which a training step in fp32 with ViT-B/16 keeps about 3 GB.
-PROMPTS_AT_ONCE = 1024
+# Images times classes that the text tower reads at a time. With ViT-B/16 in fp32 a training step
+# keeps about 1 MB for each, so 2 GB, whatever the batch. One image's prompts are never taken apart.
+PROMPTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
