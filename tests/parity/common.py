@@ -70,6 +70,10 @@ CLIPS = {
     "wide": small_clip(
         32, 32, 16, visual_width=768, visual_layers=2, text_width=512, text_layers=2
     ),
+    # CLIP-Adapter's published code has RN50's 1,024 features written into it.
+    "many_features": small_clip(
+        1024, 32, 16, visual_width=64, visual_layers=1, text_width=64, text_layers=1
+    ),
     "vit_b16": small_clip(
         512, 224, 16, visual_width=768, visual_layers=12, text_width=512, text_layers=12
     ),

@@ -146,6 +146,9 @@ def run(
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """Every step of a case, recorded by name, and the spread of the published start."""
     with tempfile.TemporaryDirectory() as folder:
+        own_loop = spec.run(module, case, watch, Path(folder))
+        if own_loop is not None:
+            return own_loop, {}
         cfg = config(spec, case, Path(folder))
         spec.prepare(module, case, Path(folder))
         torch.manual_seed(common.SEED)
@@ -162,7 +165,8 @@ def run(
         else:
             one.value.copy_(spec.start(name, short, one.value.shape))
     images = case.images(0).to(watch.dtype)
-    tokens = getattr(trainer.model.prompt_learner, "tokenized_prompts", None) if pairs else None
+    prompt_learner = getattr(trainer.model, "prompt_learner", None) if pairs else None
+    tokens = getattr(prompt_learner, "tokenized_prompts", None)
     if tokens is not None:
         result["tokens"] = tokens.int()
     with torch.no_grad():
@@ -272,13 +276,15 @@ def main() -> None:
     parser.add_argument("method", choices=sorted(specs()))
     parser.add_argument("--repository", type=Path, required=True, help="folder with trainers/")
     parser.add_argument("--dassl", type=Path, required=True, help="folder with dassl/")
+    parser.add_argument("--clip", type=Path, help="folder with clip/, where it is another")
     parser.add_argument("--only", help="one case, printed and not written")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
     stub_missing_packages()
     admit_old_scheduler_argument()
-    sys.path[:0] = [str(args.repository.resolve()), str(args.dassl.resolve())]
+    folders = filter(None, (args.repository, args.dassl, args.clip))
+    sys.path[:0] = [str(folder.resolve()) for folder in folders]
     spec = specs()[args.method]
     module = importlib.import_module(spec.module)
 
@@ -316,13 +322,13 @@ def main() -> None:
         "repository": spec.repository,
         "commit": commit(args.repository),
         "dassl_commit": commit(args.dassl),
+        **({"clip_commit": commit(args.clip)} if args.clip else {}),
         "command": f"python tests/parity/make_golden.py {spec.name} --repository REPOSITORY "
-        "--dassl DASSL, with checkouts of both commits",
+        f"--dassl DASSL{' --clip CLIP' if args.clip else ''}, with checkouts of the commits",
         "date": datetime.date.today().isoformat(),
         "versions": {"torch": torch.__version__, "promptclip": promptclip.__version__},
         "seed": common.SEED,
-        "optimiser": "sgd, momentum 0.9, weight decay 5e-4; one epoch of 1e-5, then cosine over "
-        "the epochs of the case, stepped by Dassl's scheduler after each epoch",
+        "optimiser": spec.optimiser,
         "rounding": "per case and tensor: relative difference to the same code in float64",
         "start": "per case and learned tensor: spread of the published start",
         "clips": {

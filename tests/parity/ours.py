@@ -36,6 +36,7 @@ class ParityPictures(DatasetBase):
             PIL.Image.fromarray(pixels).save(path)
             data.append(Datum(impath=str(path), label=label, classname=case.classnames[label]))
         super().__init__(train_x=data, test=data)
+        cfg.DATASET.NAME = case.dataset  # which a method may ask for
 
 
 def build(spec: Spec, name: str, folder: Path, *, textbook: bool) -> Any:
@@ -105,6 +106,9 @@ def run(spec: Spec, name: str, folder: Path, *, textbook: bool) -> dict[str, Ten
     """Features and, if there is something to learn, every step, under the published names."""
     case = spec.cases[name]
     trainer = build(spec, name, folder, textbook=textbook)
+    own_loop = spec.run_ours(trainer, case)
+    if own_loop is not None:
+        return own_loop
     if not spec.learned(case):
         with torch.no_grad():
             output = trainer.model(case.images(0))

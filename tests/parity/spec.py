@@ -39,6 +39,7 @@ class Spec:
         watched: functions whose calls are loss terms.
         keeps_start: whether the published start was recorded ("init/..."); else it is drawn.
         largest: elements of a tensor that is stored whole.
+        optimiser: that of the steps, in words.
     """
 
     name: str
@@ -52,6 +53,10 @@ class Spec:
     watched: Sequence[Callable[..., Any]] = (F.cross_entropy,)
     keeps_start = False
     largest = common.LARGEST
+    optimiser = (
+        "sgd, momentum 0.9, weight decay 5e-4; one epoch of 1e-5, then cosine over the epochs of "
+        "the case, stepped by Dassl's scheduler after each epoch"
+    )
 
     def learned(self, case: common.Case) -> dict[str, Pair]:
         """By short name, every learned tensor."""
@@ -80,6 +85,12 @@ class Spec:
         """Make the published trainer."""
         return published(cfg)
 
+    def run(
+        self, module: Any, case: common.Case, watch: Any, folder: Path
+    ) -> dict[str, Tensor] | None:
+        """Record a case of published code that is no Dassl trainer; else None."""
+        return None
+
     def features(self, trainer: Any, images: Tensor) -> dict[str, Tensor]:
         """What the published towers make of the first batch, as unit vectors."""
         model = trainer.model
@@ -105,6 +116,10 @@ class Spec:
     def options(self, case: common.Case) -> dict[str, Any]:
         """The case in our method's keys."""
         return dict(case.options)
+
+    def run_ours(self, trainer: Any, case: common.Case) -> dict[str, Tensor] | None:
+        """The counterpart of `run`."""
+        return None
 
     def weights(self, options: Any) -> dict[str, float]:
         """Coefficients that our `losses` multiplies into its terms."""
