@@ -100,8 +100,7 @@ class Run:
     def plan(self) -> str:
         """What there is to do, for which data, in what state it is, and where."""
         place = self.place
-        method = plugins.methods().get(place.method)
-        trains = self.model is None and (method is None or method.Model.learns)
+        trains = self.model is None and plugins.trains(place.method)
         return (
             f"{place.method}, {place.benchmark}, {of_shots(place.shots)}, seed {place.seed}: "
             f"{'train and test' if trains else 'test only'}, {place.classes} classes, "

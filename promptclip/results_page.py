@@ -35,8 +35,8 @@ means that nobody has written it down, not that nothing was tuned.
 def methods() -> list[str]:
     """Short names of all methods, zero-shot CLIP first."""
     ours = plugins.methods()
-    stems = {stem: ours[name] for stem, name in plugins.load_plugins().items() if name in ours}
-    return sorted(stems, key=lambda stem: (bool(stems[stem].Model.learns), stem))
+    stems = {stem: name for stem, name in plugins.load_plugins().items() if name in ours}
+    return sorted(stems, key=lambda stem: (plugins.trains(stems[stem]), stem))
 
 
 def page(output: Path) -> str:

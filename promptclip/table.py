@@ -450,9 +450,8 @@ def _notes(
             if not isinstance(result, str):
                 hashes = samples.setdefault((place.benchmark, place.shots, seed), {})
                 hashes.setdefault(result["split_hash"], method)
-                if (chosen := result.get("tuned_on")) not in (None, "none"):
-                    on = chosen.get("on", "some") if isinstance(chosen, Mapping) else chosen
-                    tuned.setdefault(str(on), []).append(f"{method} ({cfg})")
+                if (on := result.get("tuned_on", "none")) != "none":
+                    tuned.setdefault(on, []).append(f"{method} ({cfg})")
             elif failure := results.read_failure(folder):
                 message = " ".join(failure["message"].split())
                 yield f"{name}, {column} seed {seed} failed: {failure['error']}: {message}"

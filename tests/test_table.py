@@ -405,7 +405,8 @@ def test_new_classes_do_not_apply_to_what_does_not_transfer(tree: Path) -> None:
 
 def test_what_was_tuned_is_told(tree: Path) -> None:
     for seed in (1, 2, 3):
-        put(tree, "base", "DAPT", seed, 60, tuned_on={"on": "validation"})
+        put(tree, "base", "DAPT", seed, 60, tuned_on="validation")
+        put(tree, "base", "CoOp", seed, 60, tuned_on="none")
     found = table.build(tree)
     assert found.notes == (
         "DAPT (tiny): hyper-parameters chosen on validation pictures in each run",
