@@ -98,7 +98,7 @@ def test_a_failing_run_keeps_no_other_from_running(start, monkeypatch, tmp_path)
 
 def test_unusable_input_stops_everything_before_anything_runs(start, mini, tmp_path):
     for message, call in {
-        r"unknown method 'koop'; did you mean 'CoOp'": lambda: start("koop"),
+        r"unknown method 'dabt'; did you mean 'DAPT'": lambda: start("dabt"),
         r"no 'tinny' in .*CoOp, did you mean 'tiny'\?": lambda: start("coop", cfg_name="tinny"),
         r"unknown key OPTIM.LT": lambda: start("coop", overrides=["OPTIM.LT", "1"]),
         r"OPTIM.MAX_EPOCH must": lambda: start("coop", overrides=["OPTIM.MAX_EPOCH", "-3"]),
