@@ -1,9 +1,8 @@
 """DPT: dual-modality prompt tuning, with class-aware visual prompts (CAVPT) in the upper layers.
 
 Y. Xing et al., "Dual Modality Prompt Tuning for Vision-Language Pre-Trained Model", IEEE TMM 2023,
-arXiv 2208.08340. A text context and visual prompts learn together; in the upper layers an image's
-likely classes ask its tokens for more prompts. Without CAVPT it is VLP: CoOp and VPT at once.
-Constants and details follow the published code, fanrena/DPT 11fef90.
+arXiv 2208.08340. Text and visual prompts learn together; in the upper layers an image's likely
+classes ask its tokens for more. Without CAVPT it is VLP. Details follow fanrena/DPT 11fef90.
 """
 
 from __future__ import annotations
@@ -107,18 +106,15 @@ class DPT(PromptTrainer):
 
     def losses(self, output: Output, label: Tensor) -> dict[str, Tensor]:
         """CE(y_text) + CE(y_image) + 0.1 CE(y) while guided, then CE(y); plus alpha L_ca."""
-        scale, aux, options = self.model.clip.logit_scale, output.aux, self.options
+        options, scale = self.options, self.model.clip.logit_scale
         ce = partial(F.cross_entropy, target=label)
         terms = {"ce": ce(output.logits)}
         if self.epoch < options.c:
-            text = scale * aux["plain"]() @ output.text_features.T
+            text = scale * output.aux["plain"]() @ output.text_features.T
             image = scale * output.image_features @ self.model.template_features().T
-            terms = {
-                "text": ce(text),
-                "image": ce(image),
-                "joint": options.joint_weight * terms["ce"],
-            }
+            joint = options.joint_weight * terms["ce"]
+            terms = {"text": ce(text), "image": ce(image), "joint": joint}
         if self.model.n_likely:
-            auxiliary = class_aware_loss(aux["auxiliary"](), aux["likely"](), label)
-            terms["class_aware"] = options.alpha * auxiliary
+            found = class_aware_loss(output.aux["auxiliary"](), output.aux["likely"](), label)
+            terms["class_aware"] = options.alpha * found
         return terms
