@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,8 @@ def stub_missing_packages() -> None:
             module.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
             module.__spec__ = ModuleSpec(name, loader=None)
             sys.modules[name] = module
+    if not hasattr(os, "TMP_MAX"):
+        os.TMP_MAX = 0  # type: ignore[attr-defined]
 
 
 def admit_old_scheduler_argument() -> None:
@@ -162,7 +165,8 @@ def run(
         else:
             one.value.copy_(spec.start(name, short, one.value.shape))
     images = case.images(0).to(watch.dtype)
-    tokens = getattr(trainer.model.prompt_learner, "tokenized_prompts", None) if pairs else None
+    learner = getattr(trainer.model, "prompt_learner", None)
+    tokens = getattr(learner, "tokenized_prompts", None) if pairs else None
     if tokens is not None:
         result["tokens"] = tokens.int()
     with torch.no_grad():
@@ -238,7 +242,8 @@ def record(
     module.load_clip_to_cpu = load
     with Watch(dtype, spec.watched) as watch, default_dtype(dtype):
         result, spread = run(spec, module, case, name, watch, start)
-    return {key: value.contiguous() for key, value in common.sketch(result).items()}, spread
+    sketched = common.sketch(result, spec.largest, signed=spec.signed)
+    return {key: value.contiguous() for key, value in sketched.items()}, spread
 
 
 def rounding(result: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:

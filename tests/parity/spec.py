@@ -38,6 +38,8 @@ class Spec:
         defaults: what the published train.py puts there.
         watched: functions whose calls are loss terms.
         keeps_start: whether the published start was recorded ("init/..."); else it is drawn.
+        largest: elements of a tensor that is stored whole.
+        signed: whether the sums over larger ones are signed, see `common.sketch`.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Spec:
     defaults: Mapping[str, Any] = {}
     watched: Sequence[Callable[..., Any]] = (F.cross_entropy,)
     keeps_start = False
+    largest = common.LARGEST
+    signed = False
 
     def learned(self, case: common.Case) -> dict[str, Pair]:
         """By short name, every learned tensor."""
