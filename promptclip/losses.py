@@ -229,6 +229,27 @@ def logit_consistency(logits: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(own, frozen, reduction="sum", log_target=True) / logits.numel()
 
 
+def class_aware_loss(class_logits: Tensor, candidates: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of the class that a class-aware prompt was made for (DPT, L_ca).
+
+    Only prompts of an image's true class count: an image whose class is not among its candidates
+    contributes nothing. As in fanrena/DPT 11fef90, trainers/DPT.py, lines 661 to 685.
+
+    Args:
+        class_logits: of each layer's prompts, [layers, B, K, C].
+        candidates: the classes that the prompts were made for, each once in a row, [B, K].
+        label: class indices in 0..C-1, [B].
+
+    Returns:
+        Scalar: the mean over layers and contributing images; 0 if there are none.
+    """
+    true = candidates == label[:, None]
+    rows, target = class_logits[:, true], candidates[true]
+    if not len(target):
+        return class_logits.new_zeros(())
+    return F.cross_entropy(rows.flatten(0, 1), target.repeat(len(rows)))
+
+
 def _check_form(form: str, forms: tuple[str, ...]) -> None:
     if form not in forms:
         raise ValueError(f"form must be one of {', '.join(forms)}, got {form!r}")

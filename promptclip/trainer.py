@@ -49,8 +49,7 @@ class MethodOptions:
     prec: str = "auto"
 
     def __post_init__(self) -> None:
-        self.check("prec", self.prec in ("auto", "fp32", "fp16", "amp", "bf16"),
-                   '"auto", "fp32", "fp16", "amp" or "bf16"')  # fmt: skip
+        self.one_of("prec", "auto", "fp32", "fp16", "amp", "bf16")
 
     def check(self, name: str, ok: bool, expected: str) -> None:
         """Refuse the value of field `name` unless `ok`."""
@@ -58,6 +57,16 @@ class MethodOptions:
             method = type(self).__name__.removesuffix("Options").upper()
             value = getattr(self, name)
             raise UserError(f"TRAINER.{method}.{name.upper()} must be {expected}, got {value!r}")
+
+    def at_least(self, least: float, *names: str) -> None:
+        """Refuse the values of some fields if they are smaller."""
+        for name in names:
+            self.check(name, getattr(self, name) >= least, f"at least {least}")
+
+    def one_of(self, name: str, *choices: str) -> None:
+        """Refuse the value of field `name` unless it is one of several."""
+        *most, last = (f'"{choice}"' for choice in choices)
+        self.check(name, getattr(self, name) in choices, f"{', '.join(most)} or {last}")
 
 
 @dataclass
@@ -456,7 +465,9 @@ class PromptTrainer(TrainerX):
             self.model_update()
         else:
             for optimizer in self._optims.values():
-                self.scaler.step(optimizer)
+                # The scaler cannot step one that got no gradient; others skip such parameters
+                if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
+                    self.scaler.step(optimizer)
             self.scaler.update()
         summary = {"loss": loss.item(), "acc": compute_accuracy(output.logits, label)[0].item()}
         if len(terms) > 1:

@@ -207,10 +207,12 @@ def test_precisions_on_the_cpu(precision, method, mini, tmp_path):
 @pytest.mark.parametrize("method", LEARNERS)
 def test_fast_path_trains_like_the_textbook_path(method, mini, tmp_path):
     losses, ends = [], []
+    # Not Adam: where a gradient is near 0, rounding decides over its step
+    plain = ("OPTIM.NAME", "sgd", "MODEL.EXACT_TEXTBOOK")
     for textbook in (False, True):
-        trainer = build(method, mini, tmp_path / str(textbook), "MODEL.EXACT_TEXTBOOK", textbook)
+        trainer = build(method, mini, tmp_path / str(textbook), *plain, textbook)
         assert trainer.model.clip.textbook == textbook
-        set_rate(trainer, 0.01)
+        set_rate(trainer, 0.1)
         losses.append(steps(trainer, 5))
         ends.append([p.detach() for p in learned(trainer).values()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

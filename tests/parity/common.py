@@ -222,10 +222,13 @@ class Case:
         cfg.OPTIM.WARMUP_CONS_LR = 1e-5
 
 
-def sketch(tensors: Mapping[str, Tensor], largest: int = LARGEST) -> dict[str, Tensor]:
+def sketch(
+    tensors: Mapping[str, Tensor], largest: int = LARGEST, *, signed: bool = False
+) -> dict[str, Tensor]:
     """The same, but of a large matrix only its sums along each axis and some of its elements.
 
-    No element can differ without its two sums, and the files stay small.
+    No element can differ without its two sums, and the files stay small. With `signed` a fixed half
+    of the elements counts negative: plain sums are 0 for a weight in front of a normalisation.
     """
     result = {}
     for key, value in tensors.items():
@@ -233,6 +236,8 @@ def sketch(tensors: Mapping[str, Tensor], largest: int = LARGEST) -> dict[str, T
             result[key] = value
             continue
         matrix = value.flatten(0, -2)
+        if signed:
+            matrix = matrix * draw("signs", tuple(matrix.shape), 1.0).sign().to(matrix.dtype)
         result[f"{key}#0"], result[f"{key}#1"] = matrix.sum(0), matrix.sum(1)
         result[f"{key}#some"] = value.flatten()[:: value.numel() // 1009]
     return result

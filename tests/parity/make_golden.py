@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,8 @@ def stub_missing_packages() -> None:
             module.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
             module.__spec__ = ModuleSpec(name, loader=None)
             sys.modules[name] = module
+    if not hasattr(os, "TMP_MAX"):
+        os.TMP_MAX = 0  # type: ignore[attr-defined]
 
 
 def admit_old_scheduler_argument() -> None:
@@ -244,7 +247,7 @@ def record(
     module.load_clip_to_cpu = load
     with Watch(dtype, spec.watched) as watch, default_dtype(dtype):
         result, spread = run(spec, module, case, name, watch, start)
-    sketched = common.sketch(result, spec.largest)
+    sketched = common.sketch(result, spec.largest, signed=spec.signed)
     return {key: value.contiguous() for key, value in sketched.items()}, spread
 
 

@@ -40,6 +40,7 @@ class Spec:
         keeps_start: whether the published start was recorded ("init/..."); else it is drawn.
         largest: elements of a tensor that is stored whole.
         optimiser: that of the steps, in words.
+        signed: whether the sums over larger ones are signed, see `common.sketch`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Spec:
         "sgd, momentum 0.9, weight decay 5e-4; one epoch of 1e-5, then cosine over the epochs of "
         "the case, stepped by Dassl's scheduler after each epoch"
     )
+    signed = False
 
     def learned(self, case: common.Case) -> dict[str, Pair]:
         """By short name, every learned tensor."""
