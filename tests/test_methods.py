@@ -21,6 +21,8 @@ METHODS = sorted(plugins.methods())
 
 
 LEARNERS = [name for name in METHODS if plugins.methods()[name].Model.learns]
+FITTED = [name for name in METHODS if plugins.methods()[name].Model.fitted]  # no epochs
+SAVED = sorted(LEARNERS + FITTED)
 
 
 def steps(trainer: Any, count: int) -> list[float]:
@@ -88,7 +90,7 @@ def test_loss_falls_on_one_batch(method, mini, tmp_path):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("method", LEARNERS)
+@pytest.mark.parametrize("method", SAVED)
 def test_checkpoint_loads_strictly_into_other_classes(method, mini, tmp_path):
     base = ("DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", 1)
     trained = build(method, mini, tmp_path / "base", *base)
@@ -110,7 +112,7 @@ def test_checkpoint_loads_strictly_into_other_classes(method, mini, tmp_path):
     assert 0 <= other.test() <= 100
 
 
-@pytest.mark.parametrize("method", LEARNERS)
+@pytest.mark.parametrize("method", SAVED)
 @pytest.mark.parametrize("what", ["method", "backbone"])
 def test_checkpoint_of_another(what, method, mini, tmp_path):
     build(method, mini, tmp_path, "OPTIM.MAX_EPOCH", 1).train()
@@ -140,7 +142,7 @@ def test_init_weights(method, mini, tmp_path):
 def test_same_seed_same_numbers(method, mini, tmp_path):
     results = [run(cfg_of(method, mini, tmp_path / str(i), seed=i // 2)) for i in range(4)]
     assert results[0]["metrics"] == results[1]["metrics"]
-    if method in LEARNERS:
+    if method in SAVED:
         states = [
             torch.load(tmp_path / str(i) / "prompt_learner" / "model.pth.tar-3", weights_only=True)
             for i in (0, 1, 2)
@@ -179,6 +181,42 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(method, mini, tmp_path, 
         for name, tensor in one.items():
             if isinstance(tensor, torch.Tensor):
                 assert torch.equal(tensor, other[name]), f"{file.parent.name} {name}"
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_interrupted_fit_ends_like_an_uninterrupted_one(method, mini, tmp_path, monkeypatch):
+    whole = run(cfg_of(method, mini, tmp_path / "whole"))
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plugins.methods()[method], "test", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(cfg_of(method, mini, tmp_path / "parts"))
+    parts = run(cfg_of(method, mini, tmp_path / "parts"))
+    assert (parts["metrics"], parts["chosen"]) == (whole["metrics"], whole["chosen"])
+
+
+@pytest.mark.parametrize("method", FITTED)
+@pytest.mark.parametrize("final", ["last_step", "best_val"])
+def test_a_fitted_checkpoint_gives_the_numbers_of_its_run(final, method, mini, tmp_path):
+    key = ("TEST.FINAL_MODEL", final)
+    trained = run(cfg_of(method, mini, tmp_path / "train", *key))
+    tested = run(
+        cfg_of(method, mini, tmp_path / "test", *key, seed=2),  # another few-shot sample
+        eval_only=True,
+        model_dir=str(tmp_path / "train"),
+        load_epoch=None if final == "best_val" else 3,
+    )
+    for what in ("metrics", "per_class", "tuned_on", "chosen", "trainable_parameters"):
+        assert tested[what] == trained[what]
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_a_fitted_method_has_no_start(method, mini, tmp_path):
+    with pytest.raises(UserError, match="leave MODEL.INIT_WEIGHTS empty"):
+        build(method, mini, tmp_path, "MODEL.INIT_WEIGHTS", "somewhere.pth.tar")
 
 
 @pytest.mark.parametrize("method", METHODS)
