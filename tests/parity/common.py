@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def block_shapes(prefix: str, width: int, layers: int) -> dict[str, tuple[int, .
     }
 
 
-@lru_cache(maxsize=3)
+@cache
 def random_clip(name: str) -> dict[str, Tensor]:
     """State dict of the random CLIP `name`, by OpenAI's key names; do not write to it."""
     c = CLIPS[name]
@@ -243,7 +243,7 @@ def sketch(
     return result
 
 
-@lru_cache
+@cache
 def golden(method: str) -> dict[str, Tensor]:
     """All recorded tensors of a method, by "case/tensor"."""
     return load_file(GOLDEN / f"{method}.safetensors")
@@ -255,7 +255,7 @@ def golden_case(method: str, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): v for key, v in whole if key.startswith(f"{name}/")}
 
 
-@lru_cache
+@cache
 def provenance(method: str) -> dict[str, Any]:
     """The sidecar: repository, commit, versions, date, settings of every case."""
     return json.loads((GOLDEN / f"{method}.json").read_text(encoding="utf-8"))
