@@ -6,13 +6,26 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import promptclip
 from promptclip.errors import UserError
 
 EPILOG = """KEY VALUE pairs come last and have the last word on any configuration key, for example
 DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base TRAINER.COOP.N_CTX 4 OPTIM.MAX_EPOCH 50"""
+
+PROTOCOL_EPILOG = """Flags stand before METHOD or after the last SEED. Finished runs are not
+repeated, interrupted ones go on. docs/protocols.md tells what is trained and tested on what."""
+
+# Command -> help, and what the data set is called.
+PROTOCOLS = {
+    "base2new": ("train on base classes, test on base and new classes, print the table", "DATASET"),
+    "fewshot": ("train and test on all classes with several numbers of shots", "DATASET"),
+    "xd": ("train on all classes of one data set, test on other data sets", "SOURCE"),
+    "dg": ("train on all classes of one data set, test on its variants", "SOURCE"),
+}
+PER_CLASS = "training pictures per class"
 
 # CoOp's flags that stand for a key
 FLAG_KEYS = {
@@ -112,35 +125,56 @@ def _parser() -> argparse.ArgumentParser:
     flag("--no-train", action="store_true", help="build everything, then stop")
     flag("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="see below")
 
-    command = commands.add_parser(
-        "base2new",
-        help="train on base classes, test on base and new classes, print the table",
-        description="The base-to-new protocol; finished runs are not repeated.",
-        epilog=EPILOG,
-    )
-    command.set_defaults(command=_base2new)
-    flag = command.add_argument
-    flag("--root", default="", metavar="DIR", help="the folder that holds the data sets")
-    flag("--shots", type=int, default=16, metavar="K", help="pictures per class (default: 16)")
-    flag("--cfg", default="", metavar="NAME", help="the method's yaml (default: the data set's)")
-    flag("--output", default="output", metavar="DIR", help="(default: output)")
-    flag("--part", choices=("train", "test"), help="only train on base, or only test on new")
-    flag("--quiet", action="store_true", help="one line for each run; the rest is in log.txt")
-    flag("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
-         help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
-    flag("methods", metavar="METHOD[,METHOD...]", help="such as coop or zsclip,coop,dapt")
-    flag("dataset", metavar="DATASET", help="a file of configs/datasets without its .yaml")
-    flag("seeds", type=int, nargs="*", default=[1, 2, 3], metavar="SEED", help="(default: 1 2 3)")
+    flags = {name: _protocol_flags(commands, name, *text) for name, text in PROTOCOLS.items()}
+    for name in ("base2new", "xd", "dg"):
+        flags[name]("--shots", type=int, default=16, metavar="K", help=f"{PER_CLASS} (default: 16)")
+    flags["fewshot"]("--shots", type=numbers, default=[1, 2, 4, 8, 16], metavar="K[,K...]",
+                     help=f"{PER_CLASS} (default: 1,2,4,8,16)")  # fmt: skip
+    flags["base2new"]("--part", choices=("train", "test"),
+                      help="only train on base, or only test on new")  # fmt: skip
+    for name in ("xd", "dg"):
+        flags[name]("--targets", type=names, default=(), metavar="DATASET[,DATASET...]",
+                    help="what to test on (default: the usual ones of the source)")  # fmt: skip
 
     command = commands.add_parser(
         "table",
         help="the table of a folder of results",
-        description="Methods as rows; base, new and H as mean and sample standard deviation.",
+        description="Methods as rows, accuracies as mean and sample standard deviation.",
     )
     command.set_defaults(command=_table)
-    command.add_argument("folder", help="such as output/base2new")
+    command.add_argument("folder", help="such as output or output/base2new/train_base/emoji")
     command.add_argument("--format", choices=("text", "md", "csv", "json"), default="text")
     return parser
+
+
+def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callable[..., Any]:
+    """A protocol's command with what all protocols take; gives its `add_argument`."""
+    command = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=PROTOCOL_EPILOG
+    )
+    command.set_defaults(command=_protocol, protocol=name)
+    flag: Callable[..., Any] = command.add_argument
+    flag("--root", default="", metavar="DIR", help="the folder that holds the data sets")
+    flag("--cfg", default="", metavar="NAME", help="the method's yaml (default: the data set's)")
+    flag("--output", default="output", metavar="DIR", help="(default: output)")
+    flag("--quiet", action="store_true", help="one line for each run; the rest is in log.txt")
+    flag("--dry-run", action="store_true", help="say what would be run and where, do nothing")
+    flag("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+         help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
+    flag("methods", type=names, metavar="METHOD[,METHOD...]", help="such as zsclip,coop,dapt")
+    flag("dataset", metavar=dataset, help="a file of configs/datasets without its .yaml")
+    flag("seeds", type=int, nargs="*", default=[1, 2, 3], metavar="SEED", help="(default: 1 2 3)")
+    return flag
+
+
+def names(text: str) -> list[str]:
+    """Words of a list with commas or spaces between them."""
+    return text.replace(",", " ").split()
+
+
+def numbers(text: str) -> list[int]:
+    """The same of whole numbers; argparse shows this function's name in its error."""
+    return [int(number) for number in names(text)]
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -167,22 +201,27 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _base2new(args: argparse.Namespace) -> int:
+def _protocol(args: argparse.Namespace) -> int:
     if args.quiet:
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     from promptclip import protocols
 
-    return protocols.base2new(
-        args.methods.split(","),
+    protocol: Callable[..., int] = getattr(protocols, args.protocol)
+    own = {"targets": args.targets} if "targets" in args else {}
+    if "part" in args:
+        own = {"parts": (args.part,) if args.part else protocols.PARTS}
+    return protocol(
+        args.methods,
         args.dataset,
         root=args.root,
         seeds=args.seeds,
         shots=args.shots,
         cfg_name=args.cfg,
         output=args.output,
-        parts=(args.part,) if args.part else tuple(protocols.PARTS),
         overrides=[part for pair in args.set for part in pair],
         quiet=args.quiet,
+        dry_run=args.dry_run,
+        **own,
     )
 
 

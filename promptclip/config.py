@@ -43,7 +43,7 @@ NOT_HASHED = frozenset(
 )
 
 # Keys that came later, and the value with which everything is as it was before.
-_ADDED_LATER: dict[str, Any] = {"TRAINER.REGULARIZERS": []}
+_ADDED_LATER: dict[str, Any] = {"TEST.COLLAPSE_METRICS": False, "TRAINER.REGULARIZERS": []}
 
 # The values that Dassl's own keys may take: a set of choices, or a closed interval.
 _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
@@ -93,6 +93,7 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
     cfg.MODEL.EXACT_TEXTBOOK = False
+    cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
     cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own
     cfg.REGULARIZER = CfgNode(regularizers.defaults())
     for name, method in plugins.methods().items():

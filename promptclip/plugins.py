@@ -59,6 +59,12 @@ def methods() -> dict[str, type[PromptTrainer]]:
     }
 
 
+def trains(method: str) -> bool:
+    """Whether a method has anything to train; of one that is not ours, yes."""
+    ours = methods().get(method)
+    return ours is None or bool(ours.Model.learns) or ours.Model.fitted
+
+
 def trainer_name(text: str) -> str:
     """The registered name of a method: "coop" -> "CoOp", "zsclip" -> "ZeroshotCLIP".
 

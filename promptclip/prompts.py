@@ -140,9 +140,13 @@ class TextContext(nn.Module):
         classnames: names, "_" read as a space, [C].
         n_ctx: number of context vectors.
         ctx_init: words to start from; their number then replaces `n_ctx`. Else N(0, 0.02^2).
+        keep_rest: learn only the first `n_ctx` tokens of `ctx_init`; the others stay words.
         csc: vectors of their own for each class, which cannot be used for other classes.
         position: of the class name: "end", "middle" or "front".
         depth: number of layers, from the first, that get vectors of their own.
+
+    Raises:
+        UserError: `ctx_init` has fewer tokens than are to be learned.
     """
 
     def __init__(
@@ -152,13 +156,23 @@ class TextContext(nn.Module):
         *,
         n_ctx: int = 16,
         ctx_init: str = "",
+        keep_rest: bool = False,
         csc: bool = False,
         position: str = "end",
         depth: int = 1,
     ) -> None:
         super().__init__()
+        rest: list[int] = []
         if ctx_init:
             ctx = word_vectors(clip, ctx_init)
+            if keep_rest:
+                if len(ctx) < n_ctx:
+                    raise UserError(
+                        f"CTX_INIT must be empty, for a random start, or have a token for each of "
+                        f"the {n_ctx} context vectors; {ctx_init!r} has {len(ctx)}"
+                    )
+                ctx = ctx[:n_ctx]
+                rest = _own_tokens(ctx_init.replace("_", " "))[n_ctx:-1]
             n_ctx = len(ctx)
             log.info("context starts from %r: %d tokens", ctx_init, n_ctx)
             ctx = ctx.expand(len(classnames), -1, -1) if csc else ctx
@@ -169,7 +183,9 @@ class TextContext(nn.Module):
         if depth > 1:
             self.deep = nn.Parameter(normal(clip, depth - 1, *ctx.shape))
         self.depth = depth
-        self.tokens = context_tokens(clip, classnames, n_ctx, csc=csc, position=position)
+        self.tokens = context_tokens(
+            clip, classnames, n_ctx, csc=csc, position=position, words=rest
+        )
 
     def forward(self, layer: int, tokens: Tensor | None) -> Tensor | None:
         """Vectors of this layer, [n_ctx, D]; class-specific ones one class after the other."""
@@ -186,6 +202,7 @@ def context_tokens(
     *,
     csc: bool = False,
     position: str = "end",
+    words: Sequence[int] = (),
 ) -> TextTokens:
     """Token sequences of all classes with `n_ctx` slots around every name, and a full stop.
 
@@ -195,6 +212,7 @@ def context_tokens(
         n_ctx: slots of each class.
         csc: slots of their own for each class: the vectors m of class c have number c * n_ctx + m.
         position: of the class name: "end", "middle" or "front".
+        words: tokens that stand before every name and stay what they are.
 
     Raises:
         UserError: a prompt is longer than the tower's context.
@@ -204,8 +222,8 @@ def context_tokens(
     for c, name in enumerate(name.replace("_", " ") for name in classnames):
         first = clip.config.vocab_size + (c * n_ctx if csc else 0)
         slots = list(range(first, first + n_ctx))
-        own = _own_tokens(f"{name}.")
-        named = len(_own_tokens(name)) - 1
+        own = [*words, *_own_tokens(f"{name}.")]
+        named = len(words) + len(_own_tokens(name)) - 1
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
         sequences.append([start, *slots[:before], *own[:named], *slots[before:], *own[named:]])
     return TextTokens(clip, sequences, classnames)
@@ -280,3 +298,47 @@ class LayerTokens:
     def __call__(self, layer: int, tokens: Any) -> Tensor | None:
         """The tokens of this layer."""
         return self.tokens[layer] if layer < len(self.tokens) else None
+
+
+class IndependentPrompts(nn.Module):
+    """Deep prompts of both towers, each tower's learned for itself (IVLP).
+
+    Args:
+        clip: the frozen model.
+        classnames: of the classes to tell apart, [C].
+        options: of a method, with fields `n_ctx_text`, `ctx_init`, `prompt_depth_text`,
+            `n_ctx_vision` and `prompt_depth_vision`, and with `check`.
+
+    Attributes:
+        text: context vectors; where `ctx_init` has more tokens, its further ones stay words.
+        visual: tokens that enter before `ln_pre`, or None where the options ask for 0.
+
+    Raises:
+        UserError: an option is out of range for this CLIP.
+    """
+
+    visual: VisualTokens | None
+
+    def __init__(self, clip: FrozenCLIP, classnames: Sequence[str], options: Any) -> None:
+        super().__init__()
+        for name, least in (("n_ctx_text", 1), ("n_ctx_vision", 0)):
+            options.check(name, getattr(options, name) >= least, f"at least {least}")
+        for name, least, layers in (
+            ("prompt_depth_text", 1, clip.config.text_layers),
+            ("prompt_depth_vision", 0, clip.config.visual_layers),
+        ):
+            expected = f"{least} to {layers}, the layers of this tower"
+            options.check(name, least <= getattr(options, name) <= layers, expected)
+        self.text = TextContext(
+            clip,
+            classnames,
+            n_ctx=options.n_ctx_text,
+            ctx_init=options.ctx_init,
+            keep_rest=True,
+            depth=options.prompt_depth_text,
+        )
+        n_tokens, depth = options.n_ctx_vision, options.prompt_depth_vision
+        wanted = n_tokens and depth
+        self.visual = (
+            VisualTokens(clip, n_tokens, depth=depth, before_norm=True) if wanted else None
+        )

@@ -1,13 +1,21 @@
-"""Experiments of many runs, in one process: base-to-new."""
+"""Experiments of many runs, in one process.
+
+Base-to-new, few-shot, cross-dataset and domain generalisation plan their runs differently and have
+everything else in common. Finished runs are not repeated. A failing run does not keep the others
+from running, and is shown as failed in the table that comes last. A model is trained once, however
+many tests it is for, and a test of it elsewhere has the configuration of its training but for
+the data.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +24,87 @@ from yacs.config import CfgNode
 from promptclip import plugins, results, table
 from promptclip.config import build_cfg, closest, configs_dir
 from promptclip.errors import UserError
-from promptclip.run import run
+from promptclip.run import RUN_FILE, run, state
+from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, of_shots
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = "base2new"
 # What the protocol itself decides about a run.
 OWN_KEYS = {
     *("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
     *("OUTPUT_DIR", "SEED", "TRAINER.NAME"),
 }
-# Part -> its folder in CoOp's output tree, and the classes that it is tested on.
-PARTS = {"train": ("train_base", "base"), "test": ("test_new", "new")}
+PARTS = ("train", "test")  # of base-to-new
+_BOUND = "what it learns cannot be used for other classes"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every protocol takes.
+
+    Attributes:
+        root: the folder that holds the data sets.
+        seeds: of the runs, each with its own few-shot sample.
+        cfg_name: stem of a file in `configs/trainers/<METHOD>`, or the path of a yaml file; ""
+            takes the choice of the data set that is trained on.
+        output: results go below this folder, see `promptclip.tree`.
+        overrides: KEY VALUE KEY VALUE ... for every run.
+        quiet: one line for each run; the rest goes to its log.txt alone.
+        dry_run: say what would be run, and where, and do nothing.
+    """
+
+    root: str = ""
+    seeds: Sequence[int] = (1, 2, 3)
+    cfg_name: str = ""
+    output: str = "output"
+    overrides: Sequence[object] = ()
+    quiet: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration, and what it is tested with if it is not trained."""
+    """A configuration, and the training whose model it tests if it is not trained."""
 
+    place: Place
     cfg: CfgNode
     model: Run | None = None
 
     def __str__(self) -> str:
         """Such as "CoOp, seed 1, base classes"."""
-        cfg = self.cfg
-        return f"{cfg.TRAINER.NAME}, seed {cfg.SEED}, {cfg.DATASET.SUBSAMPLE_CLASSES} classes"
+        return str(self.place)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments of `promptclip.run.run` besides the configuration."""
+        if self.model is None:
+            return {}
+        trained = self.model.cfg
+        best = trained.TEST.FINAL_MODEL == "best_val"
+        return {
+            "eval_only": True,
+            "model_dir": trained.OUTPUT_DIR,
+            "load_epoch": None if best else trained.OPTIM.MAX_EPOCH,
+        }
 
     def __call__(self) -> dict[str, Any]:
         """The result; see `promptclip.run.run`."""
-        if self.model is None:
-            return run(self.cfg)
-        trained = self.model.cfg
-        if results.read(Path(trained.OUTPUT_DIR)) is None:
-            raise UserError(f"no finished training in {trained.OUTPUT_DIR}; train on base first")
-        best = trained.TEST.FINAL_MODEL == "best_val"
-        return run(
-            self.cfg,
-            eval_only=True,
-            model_dir=trained.OUTPUT_DIR,
-            load_epoch=None if best else trained.OPTIM.MAX_EPOCH,
+        if self.model and results.read(Path(self.model.cfg.OUTPUT_DIR)) is None:
+            trained = self.model.place
+            raise UserError(
+                f"no finished training in {self.model.cfg.OUTPUT_DIR}; "
+                f"train on {trained.target or trained.dataset} first"
+            )
+        return run(self.cfg, **self.how)
+
+    def plan(self) -> str:
+        """What there is to do, for which data, in what state it is, and where."""
+        place = self.place
+        trains = self.model is None and plugins.trains(place.method)
+        return (
+            f"{place.method}, {place.benchmark}, {of_shots(place.shots)}, seed {place.seed}: "
+            f"{'train and test' if trains else 'test only'}, {place.classes} classes, "
+            f"{state(self.cfg, **self.how)}, {self.cfg.OUTPUT_DIR}"
         )
 
 
@@ -62,31 +112,20 @@ def base2new(
     methods: Sequence[str],
     dataset: str,
     *,
-    root: str = "",
-    seeds: Sequence[int] = (1, 2, 3),
     shots: int = 16,
-    cfg_name: str = "",
-    output: str = "output",
-    parts: Sequence[str] = tuple(PARTS),
-    overrides: Sequence[object] = (),
-    quiet: bool = False,
+    parts: Sequence[str] = PARTS,
+    **settings: Any,
 ) -> int:
     """Train on the base classes, test on base and new classes, print the table.
 
-    Finished runs are not repeated. A failing run does not keep the others from running.
+    A method whose model cannot be used for other classes is not tested on the new ones.
 
     Args:
         methods: names in any case, such as "coop".
         dataset: stem of a file in `configs/datasets`, or the path of a yaml file.
-        root: the folder that holds the data sets.
-        seeds: of the runs, each with its own few-shot sample.
         shots: training pictures per class.
-        cfg_name: stem of a file in `configs/trainers/<METHOD>`, or the path of a yaml file; ""
-            takes the data set's choice.
-        output: results go below `<output>/base2new`.
         parts: "train" trains on base and tests on base, "test" tests on new.
-        overrides: KEY VALUE KEY VALUE ... for every run.
-        quiet: one line for each run; the rest goes to its log.txt alone.
+        settings: see `Settings`.
 
     Returns:
         The exit status: 1 if a run has failed.
@@ -94,40 +133,178 @@ def base2new(
     Raises:
         UserError: for unusable input, before anything is run.
     """
-    if own := OWN_KEYS.intersection(map(str, overrides[::2])):
-        raise UserError(f"{', '.join(sorted(own))} cannot be set here: base-to-new sets it itself")
-    if shots < 1 or min(seeds, default=0) < 0:
-        raise UserError(f"shots must be at least 1 and seeds at least 0; got {shots} and {seeds}")
-    planned: list[Run] = []
-    dataset_file = _config_file("datasets", dataset)
-    half = Path(dataset_file.stem, f"shots_{shots}")
-    for method in map(plugins.trainer_name, methods):
-        name = cfg_name or build_cfg(method, dataset_file, "").DATASET.CFG
-        config_file = _config_file(f"trainers/{method}", name)
-        for seed in seeds:
-            runs: dict[str, Run] = {}
-            for part, (place, classes) in PARTS.items():
-                folder = Path(output, PROTOCOL, place, half, method, config_file.stem)
-                cfg = build_cfg(
-                    method,
-                    dataset_file,
-                    config_file,
-                    root=root,
-                    seed=seed,
-                    output_dir=str(folder / f"seed{seed}"),
-                    overrides=[
-                        *("DATASET.NUM_SHOTS", shots, "DATASET.SUBSAMPLE_CLASSES", classes),
-                        *overrides,
-                    ],
-                )
-                runs[part] = Run(cfg, runs.get("train"))
-            planned += [runs[part] for part in parts]
-    failed = _run_all(planned, quiet)
+    planner = _Planner("base2new", methods, dataset, [shots], Settings(**settings))
+    planned = []
+    for one in planner:
+        runs = {"train": planner.training(*one, "base")}
+        if _transfers(one[0]):
+            runs["test"] = planner.test(runs["train"], "new", planner.file)
+        planned += [runs[part] for part in parts if part in runs]
+    for method in planner.methods:
+        if not _transfers(method):
+            log.info("%s: no test on new classes, %s", method, _BOUND)
     # The table of one half finds the other; those of other data sets are not asked for.
-    log.info("%s", table.render(table.build(Path(output, PROTOCOL, PARTS["train"][0], half))))
-    for line in failed:
-        log.error("failed: %s", line)
-    return 1 if failed else 0
+    return planner.carry_out(planned, HALVES["base"], planner.dataset, f"shots_{shots}")
+
+
+def fewshot(
+    methods: Sequence[str],
+    dataset: str,
+    *,
+    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    **settings: Any,
+) -> int:
+    """Train and test on all classes with several numbers of training pictures, print the table.
+
+    Arguments, result and errors as of `base2new`, but for `shots`: one or more numbers.
+    """
+    planner = _Planner("fewshot", methods, dataset, shots, Settings(**settings))
+    planned = [planner.training(*one) for one in planner]
+    return planner.carry_out(planned, planner.dataset)
+
+
+def xd(methods: Sequence[str], source: str, **kwargs: Any) -> int:
+    """Cross-dataset: train on all classes of the source, test on other benchmarks.
+
+    A method whose model cannot be used for other classes is left out, and named as failed.
+    Arguments as of `dg`.
+    """
+    return _transfer("xd", methods, source, **kwargs)
+
+
+def dg(methods: Sequence[str], source: str, **kwargs: Any) -> int:
+    """Domain generalisation: train on all classes of the source, test on its variants.
+
+    Arguments, result and errors as of `base2new`, without `parts`, and with `targets`: names of
+    data sets, none for the usual ones of the source (`promptclip.tree.TARGETS`).
+    """
+    return _transfer("dg", methods, source, **kwargs)
+
+
+def _transfer(
+    protocol: str,
+    methods: Sequence[str],
+    source: str,
+    *,
+    shots: int = 16,
+    targets: Sequence[str] = (),
+    **settings: Any,
+) -> int:
+    """The model of a few-shot run on other data; the run is shared by all protocols."""
+    planner = _Planner(protocol, methods, source, [shots], Settings(**settings))
+    targets = targets or TARGETS[protocol].get(planner.dataset, ())
+    if not targets:
+        known = ", ".join(TARGETS[protocol])
+        raise UserError(f"{planner.dataset} has no usual targets ({known} have); give --targets")
+    files = {file.stem: file for file in (_config_file("datasets", name) for name in targets)}
+    if planner.dataset in files:
+        raise UserError(f"{planner.dataset} is the source and cannot be a target as well")
+    bound = [m for m in planner.methods if protocol == "xd" and not _transfers(m)]
+    planned = []
+    for one in planner:
+        if one[0] not in bound:
+            trained = planner.training(*one)
+            tests = (planner.test(trained, target, file) for target, file in files.items())
+            planned += [trained, *tests]
+    skipped = [f"{method}: not run, {_BOUND}" for method in bound]
+    return planner.carry_out(planned, planner.dataset, skipped=skipped)
+
+
+class _Planner:
+    """Makes the runs of a protocol.
+
+    Iterating gives (method, shots, seed) of every training.
+    """
+
+    def __init__(
+        self,
+        protocol: str,
+        methods: Sequence[str],
+        dataset: str,
+        shots: Sequence[int],
+        settings: Settings,
+    ) -> None:
+        if own := OWN_KEYS.intersection(map(str, settings.overrides[::2])):
+            keys = ", ".join(sorted(own))
+            raise UserError(f"{keys} cannot be set here: {PROTOCOLS[protocol]} sets it itself")
+        if min(shots, default=0) < 1 or min(settings.seeds, default=0) < 0:
+            raise UserError(
+                "shots must be at least 1 and seeds at least 0; got "
+                f"{' '.join(map(str, shots))} and {settings.seeds}"
+            )
+        self.protocol, self.shots, self.settings = protocol, shots, settings
+        self.file = _config_file("datasets", dataset)
+        self.dataset = self.file.stem
+        self.methods = {}  # name -> its yaml
+        for method in map(plugins.trainer_name, methods):
+            name = settings.cfg_name or build_cfg(method, self.file, "").DATASET.CFG
+            self.methods[method] = _config_file(f"trainers/{method}", name)
+
+    def __iter__(self) -> Iterator[tuple[str, int, int]]:
+        return itertools.product(self.methods, self.shots, self.settings.seeds)
+
+    def cfg(self, place: Place, dataset_file: Path) -> CfgNode:
+        """The configuration of a run on a data set."""
+        return build_cfg(
+            place.method,
+            dataset_file,
+            self.methods[place.method],
+            root=self.settings.root,
+            seed=place.seed,
+            output_dir=str(Path(self.settings.output, place.path)),
+            overrides=[
+                *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
+                *self.settings.overrides,
+            ],
+        )
+
+    def training(self, method: str, shots: int, seed: int, half: str = "") -> Run:
+        """Train and test on all classes, or on half of them."""
+        protocol = "base2new" if half else "fewshot"
+        stem = self.methods[method].stem
+        place = Place(protocol, self.dataset, shots, method, stem, seed, half)
+        return Run(place, self.cfg(place, self.file))
+
+    def test(self, trained: Run, target: str, dataset_file: Path) -> Run:
+        """Test on other data what was trained, configured as it was but for the data."""
+        place = replace(trained.place, protocol=self.protocol, target=target)
+        data = self.cfg(place, dataset_file)
+        cfg = trained.cfg.clone()
+        cfg.defrost()
+        cfg.DATASET, cfg.OUTPUT_DIR = data.DATASET, data.OUTPUT_DIR
+        cfg.freeze()
+        return Run(place, cfg, trained)
+
+    def carry_out(self, planned: Sequence[Run], *below: str, skipped: Sequence[str] = ()) -> int:
+        """Run everything and print the table of the folder `below` that of the protocol.
+
+        Args:
+            planned: in this order.
+            below: names of folders.
+            skipped: lines about what could not be planned.
+
+        Returns:
+            The exit status.
+        """
+        if not planned and skipped:
+            raise UserError("; ".join(skipped))
+        if self.settings.dry_run:
+            for number, one in enumerate(planned, 1):
+                log.info("[%d/%d] %s", number, len(planned), one.plan())
+            failed = list(skipped)
+        else:
+            failed = [*skipped, *_run_all(planned, self.settings.quiet)]
+            folder = Path(self.settings.output, self.protocol, *below)
+            log.info("%s", table.render(table.build(folder)))
+        for line in failed:
+            log.error("failed: %s", line)
+        return 1 if failed else 0
+
+
+def _transfers(method: str) -> bool:
+    """Whether a model of this method can be used for other classes, as far as is known."""
+    ours = plugins.methods().get(method)
+    return ours is None or ours.Model.transfers
 
 
 def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
@@ -154,6 +331,9 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
             unexpected = not isinstance(error, UserError)
             log.error("%s: failed: %s", label, error, exc_info=unexpected)
             failed.append(f"{one}: {error}")
+            # What fails before it starts leaves no trace of its own, but must show in the table.
+            if not Path(one.cfg.OUTPUT_DIR, RUN_FILE).exists():
+                results.failed(one.cfg.OUTPUT_DIR, error)
             continue
         if not finished:
             metrics = result["metrics"]

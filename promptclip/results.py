@@ -39,13 +39,15 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
 
     Returns:
         JSON content; accuracies in percent at full precision, memory in bytes. `metrics` is None
-        if nothing was tested.
+        if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it.
     """
     from promptclip.config import config_hash
 
     evaluator = trainer.evaluator
     classnames = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
-    chosen = dict(getattr(getattr(trainer, "model", None), "chosen", {}))
+    collapse = getattr(trainer, "collapse", None)
+    model = getattr(trainer, "model", None)
+    chosen = dict(getattr(model, "chosen", {}))
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -55,7 +57,9 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "seed": cfg.SEED,
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
         "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
+        **({} if collapse is None else {"collapse": collapse}),
         "trainable_parameters": _trainable(trainer),
+        "transfers": getattr(model, "transfers", True),
         # Hyper-parameters that the method chose, and where; "none" if all are those of `config`
         "tuned_on": "validation" if chosen else "none",
         "chosen": chosen,

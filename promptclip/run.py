@@ -51,12 +51,7 @@ def run(
         UserError: if the input is unusable, or the folder holds another run.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    purpose = {
-        "config_hash": config_hash(cfg),
-        "model": _identity(model_dir) if eval_only else None,
-        "load_epoch": load_epoch if eval_only else None,
-        "config": json.loads(json.dumps(cfg)),
-    }
+    purpose = _purpose(cfg, eval_only, model_dir, load_epoch)
     with _traceless(folder) as keep, locked(folder):
         _refuse_other_run(folder, purpose)
         done = results.read(folder)
@@ -93,6 +88,20 @@ def run(
             raise
 
 
+def state(
+    cfg: CfgNode, *, eval_only: bool = False, model_dir: str = "", load_epoch: int | None = None
+) -> str:
+    """What `run` would find: "done", "failed before", "begun", "not done", or why it refuses."""
+    folder = Path(cfg.OUTPUT_DIR)
+    if conflict := _conflict(folder, _purpose(cfg, eval_only, model_dir, load_epoch)):
+        return f"refused: {conflict}"
+    if results.read(folder) is not None:
+        return "done"
+    if results.read_failure(folder):
+        return "failed before"
+    return "begun" if (folder / RUN_FILE).is_file() else "not done"
+
+
 class Clock:
     """Seconds spent in each phase."""
 
@@ -126,12 +135,15 @@ class Clock:
 
 
 def _shown(cfg: CfgNode) -> CfgNode:
-    """The configuration without other methods' options."""
+    """The configuration without the options of methods and regularisers that are not used."""
     from dassl.config import clean_cfg
 
     shown = cfg.clone()
     shown.defrost()
     clean_cfg(shown, cfg.TRAINER.NAME)
+    shown.TRAINER.REGULARIZERS = cfg.TRAINER.REGULARIZERS
+    for name in set(shown.REGULARIZER) - {name.upper() for name in cfg.TRAINER.REGULARIZERS}:
+        del shown.REGULARIZER[name]
     return shown
 
 
@@ -146,6 +158,18 @@ def _build(cfg: CfgNode) -> Any:
     return build_trainer(cfg)
 
 
+def _purpose(
+    cfg: CfgNode, eval_only: bool, model_dir: str, load_epoch: int | None
+) -> dict[str, Any]:
+    """What a folder is for, as its run.json says it."""
+    return {
+        "config_hash": config_hash(cfg),
+        "model": _identity(model_dir) if eval_only else None,
+        "load_epoch": load_epoch if eval_only else None,
+        "config": json.loads(json.dumps(cfg)),
+    }
+
+
 def _identity(model_dir: str) -> str:
     """What was trained in a folder; its path where that is not on record."""
     file = Path(model_dir) / RUN_FILE
@@ -156,23 +180,25 @@ def _identity(model_dir: str) -> str:
 
 def _refuse_other_run(folder: Path, purpose: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run of another purpose."""
+    if conflict := _conflict(folder, purpose):
+        raise UserError(f"{folder} {conflict}; give another --output-dir, or delete the folder")
+
+
+def _conflict(folder: Path, purpose: dict[str, Any]) -> str:
+    """What stands in the way of a run of this purpose in a folder; "" if nothing."""
     file = folder / RUN_FILE
-    remedy = "give another --output-dir, or delete the folder"
     if not file.is_file():
-        if any(folder.glob("*/checkpoint")):
-            raise UserError(
-                f"{folder} holds checkpoints without a {RUN_FILE} beside them; {remedy}"
-            )
-        return
+        found = any(folder.glob("*/checkpoint"))
+        return f"holds checkpoints without a {RUN_FILE} beside them" if found else ""
     other = json.loads(file.read_text(encoding="utf-8"))
     if all(purpose[key] == other[key] for key in ("config_hash", "model", "load_epoch")):
-        return
+        return ""
     difference = config_difference(purpose["config"], other["config"]) + [
         f"{key}: {purpose[key]!r}, not {other[key]!r}"
         for key in ("model", "load_epoch")
         if purpose[key] != other[key]
     ]
-    raise UserError(f"{folder} was written by another run ({'; '.join(difference)}); {remedy}")
+    return f"was written by another run ({'; '.join(difference)})"
 
 
 @contextlib.contextmanager

@@ -1,10 +1,7 @@
-"""Hand-written prompts of OpenAI's CLIP, and CoOp's choice of them."""
+"""Hand-written prompts, of which a class is described by the mean; `{}` stands for the name."""
 
-from __future__ import annotations
-
-# openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb (MIT), in the order of
-# KaiyangZhou/CoOp ff61507, trainers/imagenet_templates.py
-IMAGENET: tuple[str, ...] = (
+# The 80 of openai/CLIP d05afc4, notebooks/Prompt_Engineering_for_ImageNet.ipynb (MIT), in its order
+IMAGENET = (
     "a bad photo of a {}.",
     "a photo of many {}.",
     "a sculpture of a {}.",
@@ -87,8 +84,9 @@ IMAGENET: tuple[str, ...] = (
     "a tattoo of the {}.",
 )
 
-# From the same two files: the seven with which the notebook's forward selection ended
-IMAGENET_SELECT: tuple[str, ...] = (
+# The 7 of them with which the same notebook's forward selection ended; CoOp's ensemble for
+# zero-shot (KaiyangZhou/CoOp ff61507, trainers/imagenet_templates.py)
+IMAGENET_SELECT = (
     "itap of a {}.",
     "a bad photo of the {}.",
     "a origami {}.",
@@ -97,3 +95,7 @@ IMAGENET_SELECT: tuple[str, ...] = (
     "art of the {}.",
     "a photo of the small {}.",
 )
+
+# What PromptSRC's teacher is the mean of (muzairkhattak/PromptSRC bb95c77, trainers/
+# imagenet_templates.py, there with "a photo of a {}." in front)
+PROMPTSRC = IMAGENET[:60]

@@ -32,6 +32,7 @@ from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import FrozenCLIP
 from promptclip.clip.tokenizer import tokenize
+from promptclip.collapse import TestFeatures, listed
 from promptclip.errors import UserError
 from promptclip.files import write_bytes
 
@@ -48,8 +49,7 @@ class MethodOptions:
     prec: str = "auto"
 
     def __post_init__(self) -> None:
-        self.check("prec", self.prec in ("auto", "fp32", "fp16", "amp", "bf16"),
-                   '"auto", "fp32", "fp16", "amp" or "bf16"')  # fmt: skip
+        self.one_of("prec", "auto", "fp32", "fp16", "amp", "bf16")
 
     def check(self, name: str, ok: bool, expected: str) -> None:
         """Refuse the value of field `name` unless `ok`."""
@@ -57,6 +57,16 @@ class MethodOptions:
             method = type(self).__name__.removesuffix("Options").upper()
             value = getattr(self, name)
             raise UserError(f"TRAINER.{method}.{name.upper()} must be {expected}, got {value!r}")
+
+    def at_least(self, least: float, *names: str) -> None:
+        """Refuse the values of some fields if they are smaller."""
+        for name in names:
+            self.check(name, getattr(self, name) >= least, f"at least {least}")
+
+    def one_of(self, name: str, *choices: str) -> None:
+        """Refuse the value of field `name` unless it is one of several."""
+        *most, last = (f'"{choice}"' for choice in choices)
+        self.check(name, getattr(self, name) in choices, f"{', '.join(most)} or {last}")
 
 
 @dataclass
@@ -163,15 +173,15 @@ class PromptModel(nn.Module):
 
         Not normalised; `{}` stands for the name.
         """
-        prompts = [template.format(name) for name in self.classnames]
+        prompts = fill(template, self.classnames)
         return self.clip.encode_text(tokenize(prompts, self.clip.config.context_length))
 
     def template_features(self, *templates: str) -> Tensor:
         """Unit features [C, D] of the benchmark's template, or the means of those of several.
 
-        The means are unit vectors again. Computed once.
+        The means are unit vectors again; "" is the benchmark's. Computed once.
         """
-        templates = templates or (self.template,)
+        templates = tuple(template or self.template for template in templates or ("",))
         if templates not in self._template_features:
             features = [unit(self.encode_template(template)) for template in templates]
             self._template_features[templates] = unit(torch.stack(features).mean(0))
@@ -192,20 +202,38 @@ def unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
+def fill(template: str, classnames: Sequence[str]) -> list[str]:
+    """A hand-written prompt with every class name in the place of `{}`, whatever the name holds.
+
+    Raises:
+        UserError: the template has no `{}`, or other braces.
+    """
+    before, name, after = template.partition("{}")
+    if not name or any(brace in before + after.replace("{}", "") for brace in "{}"):
+        raise UserError(
+            "a template must have {} where the class name stands, and no other braces, got "
+            f'{template!r}; an example is "a photo of a {{}}."'
+        )
+    return [template.replace("{}", name) for name in classnames]
+
+
 def readable(classnames: Sequence[str]) -> list[str]:
     """Class names as they stand in a prompt: "_" read as a space, no white space around.
 
     Raises:
-        UserError: a name is empty.
+        UserError: a name is empty, or has nothing that CLIP's tokenizer reads.
     """
     names = [" ".join(name.replace("_", " ").split()) for name in classnames]
-    for label, name in enumerate(names):
-        if not name:
+    tokens = tokenize(names)
+    for label, end in enumerate(tokens.argmax(-1).tolist()):
+        if end == 1:  # behind the start of the text
             raise UserError(
                 f"class {label} has the name {classnames[label]!r}, which leaves nothing to put "
                 "into a prompt; give every class a name"
             )
-    twins = sorted(name for name, count in Counter(names).items() if count > 1)
+    rows = [tuple(row) for row in tokens.tolist()]
+    count = Counter(rows)  # the tokenizer reads "Crane" and "crane" alike
+    twins = sorted({name for name, row in zip(names, rows, strict=True) if count[row] > 1})
     if twins:
         log.warning(
             "several classes have the name %s: no text prompt can tell them apart",
@@ -264,6 +292,9 @@ class PromptTrainer(TrainerX):
     """How a `PromptModel` is learned, on our runtime and on the original Dassl.
 
     A method names its `Options` and `Model` and may write `losses`.
+
+    Attributes:
+        collapse: of the last test, if `TEST.COLLAPSE_METRICS` asked for it.
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -271,6 +302,8 @@ class PromptTrainer(TrainerX):
     options: Any  # an instance of `Options`
     model: PromptModel
     train_loader_x: Any
+    collapse: dict[str, float | None] | None = None
+    _tested: TestFeatures | None = None
     val_loader: Any
 
     def check_cfg(self, cfg: Any) -> None:
@@ -432,7 +465,9 @@ class PromptTrainer(TrainerX):
             self.model_update()
         else:
             for optimizer in self._optims.values():
-                self.scaler.step(optimizer)
+                # The scaler cannot step one that got no gradient; others skip such parameters
+                if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
+                    self.scaler.step(optimizer)
             self.scaler.update()
         summary = {"loss": loss.item(), "acc": compute_accuracy(output.logits, label)[0].item()}
         if len(terms) > 1:
@@ -468,14 +503,29 @@ class PromptTrainer(TrainerX):
     def test(self, split: str | None = None) -> float:
         """Accuracy in percent; text features are computed once."""
         self.model.forget()
+        # Not of the tests that choose an epoch: they name their split
+        wanted = self.cfg.TEST.COLLAPSE_METRICS and split is None
+        self._tested = TestFeatures() if wanted else None
         accuracy: float = super().test(split)
+        if self._tested is not None:
+            self.collapse, self._tested = self._tested.metrics(), None
+            log.info("=> neural collapse\n%s", listed(self.collapse))
         self.model.forget()
         return accuracy
 
+    def parse_batch_test(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels, on the device."""
+        image, label = super().parse_batch_test(batch)
+        if self._tested is not None:
+            self._tested.add_label(label)
+        return image, label
+
     def model_inference(self, input: Tensor) -> Tensor:
         """Logits [B, C]."""
-        logits: Tensor = self.model(input).logits
-        return logits
+        output: Output = self.model(input)
+        if self._tested is not None:
+            self._tested.add_output(output)
+        return output.logits
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the learned tensors strictly; the classes may be others than in training.

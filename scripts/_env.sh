@@ -7,10 +7,10 @@ if [ -f .venv/bin/activate ] && [ "${PROMPTCLIP_NO_VENV:-}" != 1 ] && [ -z "${VI
     . .venv/bin/activate
 fi
 
-# The protocol of base2new*.sh; each environment variable is a flag.
-base2new() {
-    exec python -m promptclip base2new ${DATA:+--root "$DATA"} ${SHOTS:+--shots "$SHOTS"} \
-        ${CFG:+--cfg "$CFG"} ${OUTPUT:+--output "$OUTPUT"} "$@"
+# protocol NAME ARGUMENTS: a command of promptclip; each environment variable is a flag.
+protocol() {
+    exec python -m promptclip "$1" ${DATA:+--root "$DATA"} ${SHOTS:+--shots "$SHOTS"} \
+        ${CFG:+--cfg "$CFG"} ${OUTPUT:+--output "$OUTPUT"} "${@:2}"
 }
 
 # An environment of this checkout, made if need be, or with PROMPTCLIP_NO_VENV=1 the active one.

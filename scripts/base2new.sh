@@ -4,7 +4,8 @@
 #   bash scripts/base2new.sh METHOD[,METHOD...] DATASET [SEED...]      (seeds 1 2 3)
 #
 # DATASET is a file of configs/datasets. Environment: DATA, the folder that holds the data sets;
-# SHOTS (16); CFG, a file of configs/trainers/<METHOD>; OUTPUT (output). Finished runs are not
+# SHOTS (16); CFG, a file of configs/trainers/<METHOD>; OUTPUT (output). Flags of `promptclip
+# base2new` come last, such as --set OPTIM.MAX_EPOCH 2, --quiet or --dry-run. Finished runs are not
 # repeated, interrupted ones go on.
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-base2new "$@"
+protocol base2new "$@"

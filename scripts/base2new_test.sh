@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # The second half of base2new.sh: bash scripts/base2new_test.sh METHOD DATASET SEED
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-base2new --part test "$@"
+protocol base2new --part test "$@"

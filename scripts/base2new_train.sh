@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # The first half of base2new.sh: bash scripts/base2new_train.sh METHOD DATASET SEED
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-base2new --part train "$@"
+protocol base2new --part train "$@"

@@ -6,4 +6,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_environment
 install_packages emoji
-base2new --quiet "$@" zsclip,coop,dapt emoji
+protocol base2new --quiet "$@" zsclip,coop,dapt emoji

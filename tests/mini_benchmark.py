@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from PIL import Image
 from random_clip import TINY, random_state_dict
@@ -29,6 +30,13 @@ class Mini(Benchmark):
     image_dir = "images"
     split_file = "split_zhou_Mini.json"
     template = "a picture of a {}."
+
+
+@DATASET_REGISTRY.register()
+class MiniDomain(Mini):
+    """A folder of its own, for another data set of any classes."""
+
+    dataset_dir = "mini_domain"
 
 
 def make(root: Path, train: int = 6, val: int = 2, test: int = 4) -> Path:
@@ -75,3 +83,19 @@ def cfg_of(method: str, yaml: Path, output: Path, *overrides: object, seed: int 
         output_dir=str(output),
         overrides=["DATASET.NUM_SHOTS", 4, "OPTIM.MAX_EPOCH", 3, "TRAIN.PRINT_FREQ", 1, *overrides],
     )
+
+
+def build(method: str, yaml: Path, output: Path, *overrides: object, seed: int = 1) -> Any:
+    """A trainer, seeded, ready for its first epoch."""
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    cfg = cfg_of(method, yaml, output, *overrides, seed=seed)
+    set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
+
+
+def batch_of(trainer: Any) -> dict[str, Any]:
+    """One fixed training batch."""
+    torch.manual_seed(0)
+    return next(iter(trainer.train_loader_x))

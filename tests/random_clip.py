@@ -10,7 +10,7 @@ from torch import Tensor
 from promptclip.clip.config import CLIPConfig
 
 TINY = CLIPConfig(
-    embed_dim=24,
+    embed_dim=64,  # four hidden units of the meta-net of CoCoOp: one of them lives
     image_size=32,
     patch_size=8,
     visual_width=48,

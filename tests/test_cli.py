@@ -83,6 +83,9 @@ def test_flags_stand_for_keys(train, mini, monkeypatch):
         (["train", "--trainer", "coop", "OPTIM.LT", "3"], "did you mean OPTIM.LR?"),
         (["train", "--trainer", "coop"], "no data set is chosen"),
         (["base2new", "dapt", "emojy"], "did you mean 'emoji'?"),
+        (["xd", "dapt", "caltech101"], "no usual targets"),
+        (["dg", "dapt", "imagenet", "--targets", "imagenet_sketsh"], "'imagenet_sketch'?"),
+        (["fewshot", "dapt", "emoji", "--shots", "0"], "shots must be at least 1"),
         (["table", "nowhere"], "nowhere"),
     ],
 )
@@ -117,6 +120,30 @@ def test_base2new_takes_methods_data_set_and_seeds(monkeypatch):
         True,
     )
     assert (second["seeds"], second["shots"], second["parts"]) == ([0, 7], 8, ("train", "test"))
+
+
+def test_the_other_protocols_take_the_same_and_lists_of_their_own(monkeypatch):
+    calls = []
+    for name in ("fewshot", "xd", "dg"):
+        monkeypatch.setattr(
+            f"promptclip.protocols.{name}", lambda *a, **k: calls.append((a, k)) or 0
+        )
+    assert main(["fewshot", "--shots", "1 2,4", "coop", "emoji", "1", "--set", "A", "B"]) == 0
+    assert main(["fewshot", "coop", "emoji", "--dry-run"]) == 0
+    assert main(["xd", "--targets", "dtd,ucf101", "--root", "data", "coop", "imagenet"]) == 0
+    assert main(["dg", "--shots", "4", "coop,dapt", "emoji", "2"]) == 0
+    assert [args for args, _ in calls] == [
+        (["coop"], "emoji"),
+        (["coop"], "emoji"),
+        (["coop"], "imagenet"),
+        (["coop", "dapt"], "emoji"),
+    ]
+    few, dry, cross, domains = (kwargs for _, kwargs in calls)
+    assert (few["shots"], few["seeds"], few["overrides"]) == ([1, 2, 4], [1], ["A", "B"])
+    assert (dry["shots"], dry["seeds"], dry["dry_run"]) == ([1, 2, 4, 8, 16], [1, 2, 3], True)
+    assert (cross["targets"], cross["shots"], cross["root"]) == (["dtd", "ucf101"], 16, "data")
+    assert (domains["targets"], domains["shots"], domains["dry_run"]) == ((), 4, False)
+    assert "parts" not in domains
 
 
 def test_interruption_and_missing_modules_have_a_message(monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import promptclip
 
 ROOT = Path(promptclip.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh"))
+PROTOCOLS = ("base2new", "base2new_train", "base2new_test", "fewshot", "xd", "dg")
 FORWARDERS = [script for script in SCRIPTS if script.parent.name != "scripts"]
 
 
@@ -64,7 +66,10 @@ def test_bash_can_read_it(script):
 
 
 def test_forwarders_are_all_the_same_and_lead_somewhere():
-    assert len(FORWARDERS) == 9
+    folders = {script.parent for script in FORWARDERS}
+    assert ROOT / "scripts/coop" in folders
+    for folder in folders:
+        assert {script.name for script in folder.iterdir()} == {f"{name}.sh" for name in PROTOCOLS}
     assert len({script.read_bytes() for script in FORWARDERS}) == 1
     assert all((ROOT / "scripts" / script.name).is_file() for script in FORWARDERS)
 
@@ -76,11 +81,18 @@ def test_variables_become_flags(python, tmp_path):
     bash(ROOT / "scripts/coop/base2new.sh", "imagenet", 1, 2, **run, **variables)
     bash(ROOT / "scripts/zsclip/base2new_train.sh", "emoji", 1, **run)
     bash(ROOT / "scripts/base2new_test.sh", "coop,dapt", "emoji", 1, **run)
+    flags = ("--set", "OPTIM.MAX_EPOCH", 2)
+    bash(ROOT / "scripts/dapt/fewshot.sh", "emoji", *flags, **run, SHOTS="1 2 4")
+    bash(ROOT / "scripts/coop/xd.sh", "emoji", **run, TARGETS="dtd eurosat")
+    bash(ROOT / "scripts/dg.sh", "coop", "imagenet", "--dry-run", **run)
     assert calls(tmp_path) == [
         "-m promptclip base2new dapt emoji",
         "-m promptclip base2new --root /my data --shots 8 --cfg rn50 --output o coop imagenet 1 2",
         "-m promptclip base2new --part train zsclip emoji 1",
         "-m promptclip base2new --part test coop,dapt emoji 1",
+        "-m promptclip fewshot --shots 1 2 4 dapt emoji --set OPTIM.MAX_EPOCH 2",
+        "-m promptclip xd --targets dtd eurosat coop emoji",
+        "-m promptclip dg coop imagenet --dry-run",
     ]
 
 
@@ -108,6 +120,29 @@ def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_pa
     (checkout / "setup.py").write_text("# changed")
     bash(quickstart, **run, HAS_DASSL="1")
     assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]
+
+
+def test_results_runs_every_protocol_and_writes_the_page(python, checkout, tmp_path):
+    run = {"PATH": python, "VIRTUAL_ENV": "x", "SEEDS": "1 2", "SHOTS": "3", "JOBS": "1"}
+    results = checkout / "scripts/results.sh"
+    done = bash(results, "coop", "dapt", **run, OUTPUT="o", PAGE="page.md", EMOJI_SHOTS="1 2")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\w+): (started|done)", done.stdout) == [
+        ("coop", "started"), ("coop", "done"), ("dapt", "started"), ("dapt", "done")
+    ]  # fmt: skip
+    lines = calls(tmp_path)
+    protocol = "-m promptclip {} --output o --quiet --shots {} {} {} 1 2"
+    assert lines[:4] == [
+        protocol.format("base2new", "16", "coop", "emoji"),
+        protocol.format("base2new", "2", "coop", "emoji_people"),
+        protocol.format("fewshot", "1 2", "coop", "emoji"),
+        protocol.format("fewshot", "1", "coop", "emoji_people"),
+    ]
+    assert lines[4:] == [line.replace("coop", "dapt") for line in lines[:4]] + [
+        "-m promptclip.results_page page o"
+    ]
+    assert (checkout / "page.md").is_file()
+    assert (checkout / "o/coop.log").is_file()
 
 
 def test_pretraining_installs_and_passes_its_arguments_on(python, checkout, tmp_path):

@@ -32,9 +32,11 @@ def put(
 ) -> dict[str, Any]:
     """Write a result where a run would write it."""
     lr = changes.pop("lr", 0.002)
+    folder = changes.pop("folder", None) or folder_of(root, half, method, seed)
     result = {
         "schema": results.SCHEMA,
         "method": method,
+        "dataset": "Emoji",
         "subsample": half,
         "shots": 16,
         "seed": seed,
@@ -49,7 +51,7 @@ def put(
             "OPTIM": {"LR": lr},
         },
     }
-    results.write(result | changes, folder_of(root, half, method, seed))
+    results.write(result | changes, folder)
     return result
 
 
@@ -68,7 +70,9 @@ percents = st.floats(0, 100)
 @given(st.lists(st.tuples(percents, percents), min_size=1, max_size=8))
 def test_arithmetic(pairs: list[tuple[float, float]]) -> None:
     base, new = (dict(enumerate(column)) for column in zip(*pairs, strict=True))
-    row = Row("emoji", 16, "CoOp", "tiny", Cell(base), Cell(new), tuple(base), 1, 1.0)
+    row = Row(
+        "emoji", 16, "CoOp", "tiny", {"base": Cell(base), "new": Cell(new)}, tuple(base), 1, 1
+    )
     h = [statistics.harmonic_mean(pair) for pair in pairs]
     for cell, values in ((row.base, base.values()), (row.new, new.values()), (row.h, h)):
         assert cell.mean == pytest.approx(sum(values) / len(pairs))
@@ -257,3 +261,154 @@ def test_bad_input(tree: Path, tmp_path: Path) -> None:
     put(tmp_path, "base", "CoOp", 1, 50)
     with pytest.raises(UserError, match="several output trees"):
         table.build(tmp_path)
+
+
+def few_shot(
+    root: Path, method: str, shots: int, seed: int, accuracy: float, **changes: Any
+) -> None:
+    folder = root / f"fewshot/emoji/shots_{shots}/{method}/tiny/seed{seed}"
+    put(root, "all", method, seed, accuracy, shots=shots, folder=folder, **changes)
+
+
+def elsewhere(root: Path, protocol: str, target: str, method: str, seed: int, accuracy: float,
+              **changes: Any) -> None:  # fmt: skip
+    folder = root / f"{protocol}/emoji/{target}/shots_16/{method}/tiny/seed{seed}"
+    names = {"emoji_people": "EmojiPeople", "emoji_line": "EmojiLine"}
+    more = {"dataset": names.get(target, "EmojiOpenMoji")} | changes
+    put(root, "all", method, seed, accuracy, folder=folder, **more)
+
+
+@pytest.fixture
+def forest(tree: Path) -> Path:
+    """The same with the other protocols."""
+    for method, seed in itertools.product(("CoOp", "DAPT"), (1, 2, 3)):
+        for shots in (16, 2, 1):
+            # The epochs differ with the shots, as in the published recipes.
+            few_shot(tree, method, shots, seed, 30 + shots + seed, lr=1 / shots)
+    for method, seed in itertools.product(("CoOp", "DAPT"), (1, 2)):
+        for target, accuracy in (("emoji_line", 20), ("emoji_openmoji", 41)):
+            elsewhere(tree, "dg", target, method, seed, accuracy + seed, lr=1 / 16)
+        elsewhere(tree, "xd", "emoji_people", method, seed, 5, lr=1 / 16)
+    return tree
+
+
+def test_few_shot(forest: Path) -> None:
+    found = table.build(forest / "fewshot")
+    assert found.complete
+    assert not found.notes
+    row = found.rows[0]
+    assert [cell.mean for cell in row.cells.values()] == [33, 34, 48]
+    text = table.render(found, width=80)
+    assert text.startswith("emoji, few-shot, all classes\n")
+    heading, line = (re.search(rf"{word} .*", text) for word in ("method", "CoOp"))
+    assert heading is not None
+    assert line is not None
+    assert re.split(r"\s{2,}", heading[0]) == [
+        "method", "1 shot", "2 shots", "16 shots", "seeds", "params", "seconds"
+    ]  # fmt: skip
+    assert re.split(r"\s{2,}", line[0]) == [
+        "CoOp", "33.00 ± 1.00", "34.00 ± 1.00", "48.00 ± 1.00", "3", "8,192", "45"
+    ]  # fmt: skip
+    assert "harmonic" not in text
+
+
+def test_few_shot_hides_nothing(forest: Path) -> None:
+    few_shot(forest, "CoOp", 2, 3, 70, lr=9)
+    (forest / "fewshot/emoji/shots_16/DAPT/tiny/seed1/result.json").unlink()
+    few_shot(forest, "CoOp", 4, 1, 40)
+    coop, dapt = table.build(forest / "fewshot").rows
+    assert [cell.lines() for cell in coop.cells.values()] == [
+        ["33.00 ± 1.00"], ["", "not averaged"], ["40.00", "missing seeds 2 3"], ["48.00 ± 1.00"]
+    ]  # fmt: skip
+    assert dapt.cells["shots_4"].lines() == ["", "missing seeds 1 2 3"]
+    assert dapt.cells["shots_16"].lines() == ["48.50 ± 0.71", "no result.json of seed 1"]
+    assert table.build(forest / "fewshot").notes == (
+        "emoji, CoOp (tiny) is not averaged: shots_2 seed 1 and shots_2 seed 3 have different "
+        "configurations: OPTIM.LR: 0.5, not 9",
+    )
+
+
+def test_tests_elsewhere_stand_beside_the_source_and_its_seeds(forest: Path) -> None:
+    row = table.build(forest / "dg").rows[0]
+    assert list(row.cells) == ["emoji", "emoji_openmoji", "emoji_line"]
+    assert row.seeds == (1, 2)  # the source has a third seed
+    assert [cell.mean for cell in row.cells.values()] == [47.5, 42.5, 21.5]
+    assert row.summary["average"].values == {1: 31.5, 2: 32.5}
+    (forest / "dg/emoji/emoji_line/shots_16/CoOp/tiny/seed2/result.json").unlink()
+    (forest / "fewshot/emoji/shots_16/CoOp/tiny/seed1/result.json").unlink()
+    (forest / "fewshot/emoji/shots_16/CoOp/tiny/seed1").rmdir()
+    row = table.build(forest / "dg/emoji").rows[0]
+    assert row.cells["emoji"].lines() == ["48.00", "missing seed 1"]
+    assert row.summary["average"].lines() == ["31.50", "incomplete seed 2"]
+    assert row.complete_seeds == set()
+    elsewhere(forest, "dg", "emoji_line", "DAPT", 1, 21, dataset="EmojiOpenMoji", lr=1 / 16)
+    assert table.build(forest / "dg").rows[1].cells["emoji_line"].problems == {1: "misplaced"}
+
+
+def test_a_source_of_another_configuration_is_not_averaged_with_its_tests(forest: Path) -> None:
+    few_shot(forest, "CoOp", 16, 1, 47, lr=9)
+    coop, dapt = table.build(forest / "xd").rows
+    assert coop.summary["average"].lines() == ["", "not averaged"]
+    assert dapt.summary["average"].mean == 5
+
+
+def test_a_folder_of_several_protocols(forest: Path) -> None:
+    found = table.build(forest)
+    assert found.complete
+    titles = [title for title, _ in found.groups]
+    assert titles == [
+        "emoji, 16 shots, base to new",
+        "emoji, few-shot, all classes",
+        "from emoji, 16 shots, cross-dataset",
+        "from emoji, 16 shots, domain generalisation",
+    ]
+    for form in ("text", "md"):
+        text = table.render(found, form, width=100)
+        assert all(title in text for title in titles)
+        assert all(
+            words in " ".join(text.split()) for words in ("H: the harm", "average: the mean")
+        )
+    tables = re.split(r"(?m)^(?=dataset,)", table.render(found, "csv"))[1:]
+    rows = [next(csv.DictReader(io.StringIO(part))) for part in tables]
+    assert [row["protocol"] for row in rows] == ["base2new", "fewshot", "xd", "dg"]
+    assert float(rows[1]["shots_16_mean"]) == 48
+    assert float(rows[3]["average_mean"]) == 32
+    content = json.loads(table.render(found, "json"))["rows"]
+    assert content[2]["shots_16"]["values"] == {"1": 47, "2": 48, "3": 49}
+    assert content[2]["shots"] is None
+
+
+def test_columns_of_several_data_sets(forest: Path) -> None:
+    folder = forest / "fewshot/emoji_people/shots_8/CoOp/tiny/seed1"
+    put(forest, "all", "CoOp", 1, 50, shots=8, folder=folder, dataset="EmojiPeople")
+    rows = list(csv.DictReader(io.StringIO(table.render(table.build(forest / "fewshot"), "csv"))))
+    assert (rows[0]["shots_8_mean"], rows[0]["shots_8_n"]) == ("", "")
+    assert (rows[2]["shots_8_mean"], rows[2]["shots_8_n"]) == ("50.0", "1")
+
+
+def test_new_classes_do_not_apply_to_what_does_not_transfer(tree: Path) -> None:
+    for seed in (1, 2, 3):
+        put(tree, "base", "DAPT", seed, 60, transfers=False)
+        (folder_of(tree, "new", "DAPT", seed) / "result.json").unlink()
+        folder_of(tree, "new", "DAPT", seed).rmdir()
+    found = table.build(tree)
+    assert found.complete
+    dapt = found.rows[1]
+    assert (dapt.new.lines(), dapt.h.lines()) == (["", "n/a"], ["", "n/a"])
+    assert dapt.h_of_means is None
+    line = re.search(r"DAPT.*", table.render(found, width=100))
+    assert line
+    assert line[0].split()[-5:] == ["n/a", "n/a", "3", "8,192", "15"]
+    results.failed(folder_of(tree, "new", "DAPT", 1), RuntimeError("tried"))
+    assert table.build(tree).rows[1].new.lines() == ["", "failed seed 1", "missing seeds 2 3"]
+
+
+def test_what_was_tuned_is_told(tree: Path) -> None:
+    for seed in (1, 2, 3):
+        put(tree, "base", "DAPT", seed, 60, tuned_on="validation")
+        put(tree, "base", "CoOp", seed, 60, tuned_on="none")
+    found = table.build(tree)
+    assert found.notes == (
+        "DAPT (tiny): hyper-parameters chosen on validation pictures in each run",
+    )
+    assert found.notes[0] in table.render(found, "md")

@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,10 @@ CLIPS = {
     "one_block": small_clip(
         48, 64, 16, visual_width=128, visual_layers=1, text_width=64, text_layers=1
     ),
+    # MaPLe's published code has these two widths written into it.
+    "wide": small_clip(
+        32, 32, 16, visual_width=768, visual_layers=2, text_width=512, text_layers=2
+    ),
     # CLIP-Adapter's published code has RN50's 1,024 features written into it.
     "many_features": small_clip(
         1024, 32, 16, visual_width=64, visual_layers=1, text_width=64, text_layers=1
@@ -99,7 +103,7 @@ def block_shapes(prefix: str, width: int, layers: int) -> dict[str, tuple[int, .
     }
 
 
-@lru_cache(maxsize=3)
+@cache
 def random_clip(name: str) -> dict[str, Tensor]:
     """State dict of the random CLIP `name`, by OpenAI's key names; do not write to it."""
     c = CLIPS[name]
@@ -218,23 +222,28 @@ class Case:
         cfg.OPTIM.WARMUP_CONS_LR = 1e-5
 
 
-def sketch(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sketch(
+    tensors: Mapping[str, Tensor], largest: int = LARGEST, *, signed: bool = False
+) -> dict[str, Tensor]:
     """The same, but of a large matrix only its sums along each axis and some of its elements.
 
-    No element can differ without its two sums, and the files stay small.
+    No element can differ without its two sums, and the files stay small. With `signed` a fixed half
+    of the elements counts negative: plain sums are 0 for a weight in front of a normalisation.
     """
     result = {}
     for key, value in tensors.items():
-        if value.numel() <= LARGEST:
+        if value.numel() <= largest:
             result[key] = value
             continue
         matrix = value.flatten(0, -2)
+        if signed:
+            matrix = matrix * draw("signs", tuple(matrix.shape), 1.0).sign().to(matrix.dtype)
         result[f"{key}#0"], result[f"{key}#1"] = matrix.sum(0), matrix.sum(1)
         result[f"{key}#some"] = value.flatten()[:: value.numel() // 1009]
     return result
 
 
-@lru_cache
+@cache
 def golden(method: str) -> dict[str, Tensor]:
     """All recorded tensors of a method, by "case/tensor"."""
     return load_file(GOLDEN / f"{method}.safetensors")
@@ -246,17 +255,28 @@ def golden_case(method: str, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): v for key, v in whole if key.startswith(f"{name}/")}
 
 
-@lru_cache
+@cache
 def provenance(method: str) -> dict[str, Any]:
     """The sidecar: repository, commit, versions, date, settings of every case."""
     return json.loads((GOLDEN / f"{method}.json").read_text(encoding="utf-8"))
 
 
-def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    """max |a-b| / max |b| over a tensor; 0 where both are zero throughout."""
+def relative_difference(ours: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
+    """max |a-b| / max |b| over a tensor, max |b| at least `scale`; 0 where both are zero."""
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes differ: ours {ours.shape}, published {theirs.shape}")
     if not theirs.numel():
         return 0.0
     difference = (ours.double() - theirs.double()).abs().max().item()
-    return difference / theirs.double().abs().max().item() if difference else 0.0
+    return difference / max(theirs.double().abs().max().item(), scale) if difference else 0.0
+
+
+def difference_of(key: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """The relative difference of one tensor of a sketch.
+
+    Sums are measured by the elements if these are larger: before a normalisation the columns of a
+    gradient sum to zero, and what is left of that is rounding.
+    """
+    name, _, part = key.partition("#")
+    scale = theirs[f"{name}#some"].abs().max().item() if part else 0.0
+    return relative_difference(ours[key], theirs[key], scale)

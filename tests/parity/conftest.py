@@ -34,7 +34,7 @@ def compare(request: pytest.FixtureRequest) -> Compare:
         rounding = common.provenance(method)["cases"][name]["rounding"]
         differences, failures = {}, []
         for key in sorted(rounding.keys() | (golden.keys() & ours.keys())):
-            difference = common.relative_difference(ours[key], golden[key])
+            difference = common.difference_of(key, ours, golden)
             differences[key] = difference
             limit = max(common.LIMIT, common.OWN_ROUNDING * rounding.get(key, 0.0))
             if not difference <= limit:

@@ -57,6 +57,7 @@ def build(spec: Spec, name: str, folder: Path, *, textbook: bool) -> Any:
         clip = FrozenCLIP(weights, common.CLIPS[case.clip], precision=precision, textbook=textbook)
         return clip.to(device)
 
+    torch.manual_seed(common.SEED)  # where a start is compared by its spread
     with mock.patch("promptclip.trainer.load_clip", load_clip):
         return plugins.methods()[cfg.TRAINER.NAME](cfg)
 

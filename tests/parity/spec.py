@@ -38,7 +38,9 @@ class Spec:
         defaults: what the published train.py puts there.
         watched: functions whose calls are loss terms.
         keeps_start: whether the published start was recorded ("init/..."); else it is drawn.
+        largest: elements of a tensor that is stored whole.
         optimiser: that of the steps, in words.
+        signed: whether the sums over larger ones are signed, see `common.sketch`.
     """
 
     name: str
@@ -51,10 +53,12 @@ class Spec:
     defaults: Mapping[str, Any] = {}
     watched: Sequence[Callable[..., Any]] = (F.cross_entropy,)
     keeps_start = False
+    largest = common.LARGEST
     optimiser = (
         "sgd, momentum 0.9, weight decay 5e-4; one epoch of 1e-5, then cosine over the epochs of "
         "the case, stepped by Dassl's scheduler after each epoch"
     )
+    signed = False
 
     def learned(self, case: common.Case) -> dict[str, Pair]:
         """By short name, every learned tensor."""

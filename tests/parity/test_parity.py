@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from parity import common, ours
 from parity.spec import specs
 
@@ -20,16 +21,19 @@ CASES = [
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_steps(method: str, name: str, path: str, tmp_path: Path, compare: Any) -> None:
     """Features, logits, terms and their gradients, at each of the recorded optimiser steps."""
-    result = ours.run(specs()[method], name, tmp_path, textbook=path == "textbook")
-    compare(method, name, path, common.sketch(result))
+    spec = specs()[method]
+    result = ours.run(spec, name, tmp_path, textbook=path == "textbook")
+    compare(method, name, path, common.sketch(result, spec.largest, signed=spec.signed))
 
 
-@pytest.mark.parametrize("method", sorted(specs()))
-def test_same_weights(method: str) -> None:
+@pytest.mark.parametrize("clip", [clip for clip in common.CLIPS if clip != "vit_b16"])
+def test_same_weights(clip: str) -> None:
     """The random CLIP is remade bit by bit; without this no other difference means anything."""
-    for clip, recorded in common.provenance(method)["clips"].items():
-        if clip != "vit_b16":
-            assert common.fingerprint(common.random_clip(clip)) == recorded["sha256"]
+    remade = common.fingerprint(common.random_clip(clip))
+    recorded = {method: common.provenance(method)["clips"].get(clip) for method in specs()}
+    assert any(recorded.values())
+    for method, there in recorded.items():
+        assert there is None or there["sha256"] == remade, method
 
 
 @pytest.mark.parametrize("method", sorted(specs()))
@@ -40,12 +44,16 @@ def test_start(method: str, tmp_path: Path) -> None:
         pairs = spec.learned(case)
         if not pairs or case.clip == "vit_b16" or number > 2:
             continue
+        torch.manual_seed(common.SEED)
         own = ours.learned(spec, name, ours.build(spec, name, tmp_path, textbook=False))
         for short, published in common.provenance(method)["cases"][name]["start"].items():
             value = own[short].value
-            if value.numel() < 64:  # too few to tell a spread
+            if value.numel() < 200:  # too few to tell a spread to 15 percent
                 continue
-            assert value.std().item() == pytest.approx(published["std"], rel=0.15, abs=1e-6), short
+            chance = max(0.15, 3 / value.numel() ** 0.5)
+            assert value.std().item() == pytest.approx(published["std"], rel=chance, abs=1e-6), (
+                short
+            )
             assert value.abs().max().item() < 1.5 * published["max"] + 1e-6, short
 
 
