@@ -34,7 +34,7 @@ class Cache(nn.Module):
     def __init__(self, label: Sequence[int], width: int, n_classes: int, *, learned: bool) -> None:
         super().__init__()
         self.keys = nn.Parameter(torch.zeros(len(label), width), requires_grad=learned)
-        values = F.one_hot(torch.tensor(label), n_classes).float()
+        values = F.one_hot(torch.tensor(label, dtype=torch.long), n_classes).float()
         self.register_buffer("values", values, persistent=False)
 
     def forward(self, features: Tensor, beta: float) -> Tensor:
@@ -54,7 +54,7 @@ class Cache(nn.Module):
                 f"{min(label, default=0)} to {max(label, default=0)}; expected a label for each "
                 f"key, from 0 to {n_classes - 1}, as this run has {n_classes} classes"
             )
-        self.values = F.one_hot(torch.tensor(label), n_classes).to(self.values)
+        self.values = F.one_hot(torch.tensor(label, dtype=torch.long), n_classes).to(self.values)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -34,9 +34,9 @@ class LinearProbeOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check("search", self.search in ("val", "none"), '"val" or "none"')
+        self.one_of("search", "val", "none")
         self.check("c", self.c > 0, "greater than 0")
-        self.check("search_step", self.search_step > 0, "at least 1")
+        self.at_least(1, "search_step")
 
 
 class LinearProbeModel(PromptModel):

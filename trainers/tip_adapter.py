@@ -38,14 +38,13 @@ class TipAdapterOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("alpha", "beta"):
-            self.check(name, getattr(self, name) >= 0, "at least 0")
-        self.check("augment_epoch", self.augment_epoch > 0, "at least 1")
-        self.check("search", self.search in ("val", "none"), '"val" or "none"')
+        self.at_least(0, "alpha", "beta")
+        self.at_least(1, "augment_epoch")
+        self.one_of("search", "val", "none")
         for name in ("search_scale", "search_step"):
             pair = getattr(self, name)
             self.check(name, len(pair) == 2 and min(pair) > 0, "two numbers greater than 0")
-        self.check("templates", self.templates in ENSEMBLES, f"one of {', '.join(ENSEMBLES)}")
+        self.one_of("templates", *ENSEMBLES)
 
 
 class TipAdapterModel(PromptModel):
@@ -67,12 +66,12 @@ class TipAdapterModel(PromptModel):
     def forward(self, image: Tensor) -> Output:
         """Logits s f W^T + alpha exp(-beta (1 - f K^T)) V of images [B, 3, H, W]."""
         options, features = self.options, self.frozen_image_features(image)
-        # The search is for tests: training goes on with what it began with
+        # What was chosen is for tests: training goes on with what it began with
         chosen = {} if self.prompt_learner.training else self.chosen
         near = self.prompt_learner(features, chosen.get("beta", options.beta))
-        known = self.clip.logit_scale * features @ self.unit_text_features().T
-        logits = known + chosen.get("alpha", options.alpha) * near
-        return Output(logits, features, self.unit_text_features())
+        text = self.unit_text_features()
+        known = self.clip.logit_scale * features @ text.T
+        return Output(known + chosen.get("alpha", options.alpha) * near, features, text)
 
 
 @TRAINER_REGISTRY.register()

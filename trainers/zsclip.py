@@ -24,8 +24,7 @@ class ZeroshotCLIPOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check("templates", self.templates in ("benchmark", "select", "imagenet"),
-                   '"benchmark", "select" or "imagenet"')  # fmt: skip
+        self.one_of("templates", "benchmark", "select", "imagenet")
 
 
 class ZeroshotCLIPModel(PromptModel):
