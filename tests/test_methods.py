@@ -250,14 +250,12 @@ def test_fast_path_trains_like_the_textbook_path(method, mini, tmp_path):
     for textbook in (False, True):
         trainer = build(method, mini, tmp_path / str(textbook), *plain, textbook)
         assert trainer.model.clip.textbook == textbook
-        set_rate(trainer, 0.1)
+        set_rate(trainer, 0.01)  # a loss in free fall multiplies rounding
         losses.append(steps(trainer, 5))
         ends.append([p.detach() for p in learned(trainer).values()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for fast, textbook in zip(*ends, strict=True):
-        # Adam divides a gradient by its own size, so that the rounding of a small one shows; the
-        # gradients themselves are compared to 1e-5 on both paths in tests/parity.
-        assert (fast - textbook).abs().max() < 1e-4 * textbook.abs().max()
+        assert (fast - textbook).abs().max() < 1e-5 * textbook.abs().max()
 
 
 @pytest.mark.parametrize("method", METHODS)
