@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import types
-from pathlib import Path
 from typing import Any
 
 import numpy as np
