@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import types
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mini_benchmark import CLASSES, Mini, cfg_of
+from mini_benchmark import CLASSES, Mini, build, cfg_of
+from random_clip import TINY
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -22,16 +22,6 @@ from promptclip.errors import UserError
 from promptclip.run import run
 from promptclip.templates import IMAGENET, IMAGENET_SELECT
 from promptclip.trainer import Origin, unit
-
-
-def build(method: str, mini: Path, output: Path, *overrides: object, seed: int = 1) -> Any:
-    """A trainer."""
-    from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed
-
-    cfg = cfg_of(method, mini, output, *overrides, seed=seed)
-    set_random_seed(cfg.SEED)
-    return build_trainer(cfg)
 
 
 def images(trainer: Any) -> torch.Tensor:
@@ -88,7 +78,7 @@ def test_clip_adapter_by_hand(mini, tmp_path):
     trainer = build("CLIPAdapter", mini, tmp_path, f"{key}RATIO", 0.6, f"{key}REDUCTION", 3)
     model, pixels = trainer.model, images(trainer)
     first, second = (p.detach() for p in model.prompt_learner.parameters())
-    assert first.shape == (8, 24)
+    assert first.shape == (TINY.embed_dim // 3, TINY.embed_dim)
     frozen = model.clip.encode_image(pixels)
     new = (F.relu(frozen @ first.T) @ second.T).clamp(min=0)
     output = model(pixels)
@@ -108,8 +98,8 @@ def test_clip_adapter_takes_another_template(mini, tmp_path):
     ("key", "value", "expected"),
     [
         ("RATIO", 0.0, "in (0, 1]"),
-        ("REDUCTION", 0, "1 to 24, the features"),
-        ("REDUCTION", 25, "1 to 24, the features"),
+        ("REDUCTION", 0, f"1 to {TINY.embed_dim}, the features"),
+        ("REDUCTION", TINY.embed_dim + 1, f"1 to {TINY.embed_dim}, the features"),
         ("TEMPLATE", "a photo", 'text with "{}"'),
     ],
 )
@@ -189,7 +179,7 @@ def test_a_run_says_what_it_chose_and_its_checkpoint_knows(variant, mini, tmp_pa
     trained = run(cfg_of("TipAdapter", mini, tmp_path / "train", *variant))
     assert trained["tuned_on"] == "validation"
     assert trained["chosen"].keys() == {"alpha", "beta"}
-    assert trained["trainable_parameters"] == (0 if variant else 20 * 24)
+    assert trained["trainable_parameters"] == (0 if variant else 20 * TINY.embed_dim)
     # Another seed and fewer shots: other training pictures, and another number of them
     tested = run(
         cfg_of("TipAdapter", mini, tmp_path / "test", *variant, "DATASET.NUM_SHOTS", 1, seed=2),
@@ -432,7 +422,7 @@ def test_linear_probe_says_what_it_chose(mini, tmp_path):
     result = run(cfg_of("LinearProbe", mini, tmp_path))
     assert result["tuned_on"] == "validation"
     assert 1e-7 <= result["chosen"]["c"] <= 1e7
-    assert result["trainable_parameters"] == len(CLASSES) * 25
+    assert result["trainable_parameters"] == len(CLASSES) * (TINY.embed_dim + 1)
     assert result["metrics"]["accuracy"] > 60  # one colour for each class
 
 
