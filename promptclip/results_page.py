@@ -25,7 +25,7 @@ Written by `bash scripts/results.sh`, which goes on where it was stopped; not ed
 method has its `tiny.yaml` and the small CLIP that ships with the package (`docs/tiny-emoji.md`):
 good for comparing methods with each other here, and no statement about larger models. One test
 picture of `emoji` is half a point over all classes and a whole one over half of them; look at the
-spread before believing an order.
+spread before believing an order. What is not in a table has not been run yet.
 """
 TUNED = """What was chosen by looking at which pictures, from the headers of the files. "Not stated"
 means that nobody has written it down, not that nothing was tuned.
