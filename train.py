@@ -2,7 +2,7 @@
 
 import sys
 
-from promptclip.cli import train
+from promptclip.cli import train_py
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(train_py())

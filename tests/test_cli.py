@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import promptclip
-from promptclip import cli, results
+from promptclip import results
 from promptclip.cli import main
+from promptclip.commands import table as table_command
 from promptclip.config import configs_dir
 
 ROOT = Path(promptclip.__file__).parent.parent
@@ -156,12 +157,12 @@ def test_interruption_and_missing_modules_have_a_message(monkeypatch, capsys):
 
         return command
 
-    monkeypatch.setattr(cli, "_table", interrupted)
+    monkeypatch.setattr(table_command, "_table", interrupted)
     assert main(["table", "x"]) == 130
-    monkeypatch.setattr(cli, "_table", without("dassl"))
+    monkeypatch.setattr(table_command, "_table", without("dassl"))
     assert main(["table", "x"]) == 2
     assert "pip install ./runtime" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "_table", without("elsewhere"))
+    monkeypatch.setattr(table_command, "_table", without("elsewhere"))
     with pytest.raises(ModuleNotFoundError):
         main(["table", "x"])
 

@@ -1,0 +1,88 @@
+"""`promptclip base2new`, `fewshot`, `xd` and `dg`: experiments of many runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+PROTOCOL_EPILOG = """Flags stand before METHOD or after the last SEED. Finished runs are not
+repeated, interrupted ones go on. docs/protocols.md tells what is trained and tested on what."""
+
+# Command -> help, and what the data set is called.
+PROTOCOLS = {
+    "base2new": ("train on base classes, test on base and new classes, print the table", "DATASET"),
+    "fewshot": ("train and test on all classes with several numbers of shots", "DATASET"),
+    "xd": ("train on all classes of one data set, test on other data sets", "SOURCE"),
+    "dg": ("train on all classes of one data set, test on its variants", "SOURCE"),
+}
+PER_CLASS = "training pictures per class"
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands."""
+    flags = {name: _protocol_flags(commands, name, *text) for name, text in PROTOCOLS.items()}
+    for name in ("base2new", "xd", "dg"):
+        flags[name]("--shots", type=int, default=16, metavar="K", help=f"{PER_CLASS} (default: 16)")
+    flags["fewshot"]("--shots", type=numbers, default=[1, 2, 4, 8, 16], metavar="K[,K...]",
+                     help=f"{PER_CLASS} (default: 1,2,4,8,16)")  # fmt: skip
+    flags["base2new"]("--part", choices=("train", "test"),
+                      help="only train on base, or only test on new")  # fmt: skip
+    for name in ("xd", "dg"):
+        flags[name]("--targets", type=names, default=(), metavar="DATASET[,DATASET...]",
+                    help="what to test on (default: the usual ones of the source)")  # fmt: skip
+
+
+def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callable[..., Any]:
+    """A protocol's command with what all protocols take; gives its `add_argument`."""
+    command = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=PROTOCOL_EPILOG
+    )
+    command.set_defaults(command=_protocol, protocol=name)
+    flag: Callable[..., Any] = command.add_argument
+    flag("--root", default="", metavar="DIR", help="the folder that holds the data sets")
+    flag("--cfg", default="", metavar="NAME", help="the method's yaml (default: the data set's)")
+    flag("--output", default="output", metavar="DIR", help="(default: output)")
+    flag("--quiet", action="store_true", help="one line for each run; the rest is in log.txt")
+    flag("--dry-run", action="store_true", help="say what would be run and where, do nothing")
+    flag("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+         help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
+    flag("methods", type=names, metavar="METHOD[,METHOD...]", help="such as zsclip,coop,dapt")
+    flag("dataset", metavar=dataset, help="a file of configs/datasets without its .yaml")
+    flag("seeds", type=int, nargs="*", default=[1, 2, 3], metavar="SEED", help="(default: 1 2 3)")
+    return flag
+
+
+def names(text: str) -> list[str]:
+    """Words of a list with commas or spaces between them."""
+    return text.replace(",", " ").split()
+
+
+def numbers(text: str) -> list[int]:
+    """The same of whole numbers; argparse shows this function's name in its error."""
+    return [int(number) for number in names(text)]
+
+
+def _protocol(args: argparse.Namespace) -> int:
+    if args.quiet:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+    from promptclip import protocols
+
+    protocol: Callable[..., int] = getattr(protocols, args.protocol)
+    own = {"targets": args.targets} if "targets" in args else {}
+    if "part" in args:
+        own = {"parts": (args.part,) if args.part else protocols.PARTS}
+    return protocol(
+        args.methods,
+        args.dataset,
+        root=args.root,
+        seeds=args.seeds,
+        shots=args.shots,
+        cfg_name=args.cfg,
+        output=args.output,
+        overrides=[part for pair in args.set for part in pair],
+        quiet=args.quiet,
+        dry_run=args.dry_run,
+        **own,
+    )
