@@ -128,9 +128,9 @@ class ClassHeads(nn.Module):
         )
 
     def forward(self, found: Sequence[Tensor]) -> Tensor:
-        """O of each layer [B, K, D] -> H = LN(O) W_c of all of them, [layers, B, K, C]."""
+        """O of each layer [B, K, D] -> H = LN(O) W_c of all of them, [B, layers, K, C]."""
         layers = zip(self.norm, self.classify, found, strict=True)
-        return torch.stack([classify(norm(one)) for norm, classify, one in layers])
+        return torch.stack([classify(norm(one)) for norm, classify, one in layers], 1)
 
 
 def count_likely(wanted: int, n_classes: int) -> int:

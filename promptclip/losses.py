@@ -236,7 +236,7 @@ def class_aware_loss(class_logits: Tensor, candidates: Tensor, label: Tensor) ->
     contributes nothing. As in fanrena/DPT 11fef90, trainers/DPT.py, lines 661 to 685.
 
     Args:
-        class_logits: of each layer's prompts, [layers, B, K, C].
+        class_logits: of each layer's prompts, [B, layers, K, C].
         candidates: the classes that the prompts were made for, each once in a row, [B, K].
         label: class indices in 0..C-1, [B].
 
@@ -244,10 +244,10 @@ def class_aware_loss(class_logits: Tensor, candidates: Tensor, label: Tensor) ->
         Scalar: the mean over layers and contributing images; 0 if there are none.
     """
     true = candidates == label[:, None]
-    rows, target = class_logits[:, true], candidates[true]
+    rows, target = class_logits.transpose(1, 2)[true], candidates[true]  # [M, layers, C], [M]
     if not len(target):
         return class_logits.new_zeros(())
-    return F.cross_entropy(rows.flatten(0, 1), target.repeat(len(rows)))
+    return F.cross_entropy(rows.mT, target[:, None].expand(rows.shape[:2]))
 
 
 def _check_form(form: str, forms: tuple[str, ...]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,34 +54,50 @@ def run(
     Raises:
         UserError: if the input is unusable, or the folder holds another run.
     """
+    how: dict[str, Any] = {"eval_only": eval_only, "model_dir": model_dir, "load_epoch": load_epoch}
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return _run(cfg, no_train=no_train, **how)
+    from promptclip import parallel
+
+    if parallel.join(cfg) == 0:
+        return _run(cfg, no_train=no_train, tell=parallel.tell, **how)
+    return {} if no_train else _assist(cfg, **how)
+
+
+def _run(
+    cfg: CfgNode, *, no_train: bool, tell: Callable[[bool], object] = bool, **how: Any
+) -> dict[str, Any]:
+    """`run` in one process, or in the first of several.
+
+    Args:
+        cfg: as of `run`.
+        no_train: as of `run`.
+        tell: called once with whether there is something to do.
+        how: the rest of `run`.
+    """
     folder = Path(cfg.OUTPUT_DIR)
-    purpose = _purpose(cfg, eval_only, model_dir, load_epoch)
+    purpose = _purpose(cfg, **how)
     with _traceless(folder) as keep, locked(folder):
         _refuse_other_run(folder, purpose)
         done = results.read(folder)
         if done is not None:
             log.info("%s holds a finished run", folder)
             keep()
+            tell(False)
             return done
         try:
             with _logged(folder):
+                if no_train:
+                    _build(cfg, **how)
+                    return {}
+                tell(True)
                 clock = Clock()
                 with clock("build"):
-                    trainer = _build(cfg)
-                    if eval_only:
-                        trainer.load_model(model_dir, epoch=load_epoch)
-                if no_train:
-                    return {}
+                    trainer = _build(cfg, **how)
                 keep()
                 log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
                 write_json(purpose, folder / RUN_FILE)
-                with clock.around(trainer, "test"):
-                    if eval_only:
-                        trainer.test()
-                    else:
-                        with clock("train"):
-                            trainer.train()
-                        clock.seconds["train"] -= clock.seconds.get("test", 0.0)
+                _carry_out(trainer, clock, how["eval_only"])
                 result = results.collect(trainer, cfg, seconds=clock.seconds)
                 results.write(result, folder)
                 return result
@@ -86,6 +106,28 @@ def run(
                 keep()
                 results.failed(folder, error)
             raise
+
+
+def _assist(cfg: CfgNode, **how: Any) -> dict[str, Any]:
+    """What the other processes of torchrun do: the same, in a copy of the folder.
+
+    They resume from what the first resumes from, and what they write is let go.
+    """
+    from promptclip import parallel
+
+    if not parallel.told():
+        return {}
+    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as own, contextlib.redirect_stdout(io.StringIO()):
+        shutil.copytree(cfg.OUTPUT_DIR, own, dirs_exist_ok=True)
+        parallel.wait()
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = own
+        cfg.freeze()
+        _carry_out(_build(cfg, **how), Clock(), how["eval_only"])
+    return {}
 
 
 def state(
@@ -147,7 +189,7 @@ def _shown(cfg: CfgNode) -> CfgNode:
     return shown
 
 
-def _build(cfg: CfgNode) -> Any:
+def _build(cfg: CfgNode, *, eval_only: bool, model_dir: str, load_epoch: int | None) -> Any:
     """The trainer, with data and weights loaded."""
     plugins.load_plugins()
     from dassl.engine import build_trainer
@@ -155,7 +197,21 @@ def _build(cfg: CfgNode) -> Any:
 
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    return build_trainer(cfg)
+    trainer = build_trainer(cfg)
+    if eval_only:
+        trainer.load_model(model_dir, epoch=load_epoch)
+    return trainer
+
+
+def _carry_out(trainer: Any, clock: Clock, eval_only: bool) -> None:
+    """Train and test, or only test; the time of each goes to the clock."""
+    with clock.around(trainer, "test"):
+        if eval_only:
+            trainer.test()
+        else:
+            with clock("train"):
+                trainer.train()
+            clock.seconds["train"] -= clock.seconds.get("test", 0.0)
 
 
 def _purpose(

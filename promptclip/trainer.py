@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from promptclip import regularizers
+from promptclip import parallel, regularizers
 from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import FrozenCLIP
@@ -76,7 +76,17 @@ class Output:
     logits: Tensor  # [B, C]
     image_features: Tensor  # unit vectors, [B, D]
     text_features: Tensor  # unit vectors, [C, D], or [B, C, D] where every image has its own
-    aux: dict[str, Any] = field(default_factory=dict)  # what else a method's losses need
+    # What else a method's losses need: tensors with a row for each image, or functions giving such
+    aux: dict[str, Any] = field(default_factory=dict)
+
+    def gathered(self, batch: int) -> Output:
+        """Of the whole batch, of which every process of torchrun has a share."""
+        own = {key: parallel.gather(value, batch) for key, value in self.aux.items()}
+        text = self.text_features
+        if text.dim() == 3:
+            text = parallel.gather(text, batch)
+        logits, image = parallel.gather(self.logits, batch), self.image_features
+        return Output(logits, parallel.gather(image, batch), text, own)
 
 
 class PromptModel(nn.Module):
@@ -351,6 +361,7 @@ class PromptTrainer(TrainerX):
         self.num_trainable = sum(
             p.numel() for one in learners.values() for p in one.parameters() if p.requires_grad
         )
+        parallel.average_gradients(p for one in learners.values() for p in one.parameters())
         for name, learner in learners.items():
             own_classes = () if model.transfers else model.classnames
             learner.origin = Origin(type(self).__name__, backbone, own_classes, model.chosen)
@@ -454,7 +465,7 @@ class PromptTrainer(TrainerX):
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """One optimiser step."""
         image, label = self.parse_batch_train(batch)
-        output = self.model(image)
+        output = self.encode(image)
         terms = self.losses(output, label)
         for regularizer in self.regularizers:
             terms |= regularizer.terms(output, label)
@@ -475,6 +486,11 @@ class PromptTrainer(TrainerX):
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return summary
+
+    def encode(self, image: Tensor) -> Output:
+        """What the model makes of a batch; under torchrun each process encodes its share."""
+        output: Output = self.model(parallel.share(image))
+        return output.gathered(len(image))
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         """Gradients of the loss; a method that treats its terms differently overrides this."""
@@ -522,7 +538,7 @@ class PromptTrainer(TrainerX):
 
     def model_inference(self, input: Tensor) -> Tensor:
         """Logits [B, C]."""
-        output: Output = self.model(input)
+        output = self.encode(input)
         if self._tested is not None:
             self._tested.add_output(output)
         return output.logits
