@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from promptclip import own_pictures, splits
 from promptclip.benchmark import Benchmark
 from promptclip.errors import UserError
-from promptclip.few_shot import Picture
+from promptclip.few_shot import PARTS, Picture
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -33,13 +34,17 @@ class OwnPictures(Benchmark):
         self.dataset_dir = self.image_dir = str(self.own.folder)
         self.sample_dir = str(self.own.sample_dir)
         self.template = self.own.template
-        self.split_file_hash = self.own.hash()
-        if self.split_file_hash != cfg.DATASET.FOLDER_HASH:
+        if cfg.DATASET.FOLDER_HASH != (found := self.own.hash()):
             raise UserError(
-                f"{self.own.path}: expected {cfg.DATASET.FOLDER_HASH or 'a note'} of what it "
-                f"holds in DATASET.FOLDER_HASH, got {self.split_file_hash}: the folder has changed "
-                "since the command began, or was not given as --data-folder"
+                f"{self.own.path}: expected hash {cfg.DATASET.FOLDER_HASH or '(none)'} of what it "
+                f"holds, got {found}: it has changed since the command began, or DATASET.FOLDER "
+                "was given without --data-folder"
             )
+
+    @property
+    def needs_split(self) -> bool:
+        """Whether the folder has no parts of its own."""
+        return self.own.parts is None
 
     @property
     def our_split_path(self) -> Path:
@@ -54,15 +59,21 @@ class OwnPictures(Benchmark):
     def read_split(self) -> tuple[list[Picture], list[Picture] | None, list[Picture]]:
         """The folder's own parts, those of its split file, or a new split, which is kept."""
         parts, self.split_origin = self.own.split()
-        if self.own.parts is None and not self.split_path.is_file():
+        if self.needs_split and not self.split_path.is_file():
             try:
                 splits.write(self.make_split(splits.SEED), self.split_path, splits.made_here())
             except OSError as error:
                 log.info("The split is kept in memory only: %s", error)
+        self.split_file_hash = splits.parts_hash(
+            {"train": parts[0], "val": parts[1] or [], "test": parts[2]}
+        )
         return parts
 
     def make_split(self, seed: int) -> splits.Split:
         """A split of a folder that has none."""
-        if self.own.parts is not None:
-            raise UserError(f"{self.own.path} has parts of its own; there is nothing to split")
         return splits.three_parts(self.own.pictures, seed)
+
+    def check_split(self, parts: Sequence[Sequence[Picture]]) -> None:
+        """As of any benchmark, and every class must be that of the folder."""
+        super().check_split(parts)
+        self.own.check_split(dict(zip(PARTS, parts, strict=True)))

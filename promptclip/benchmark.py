@@ -76,7 +76,7 @@ class Benchmark(DatasetBase):
             UserError: if something is missing, or is not what the benchmark must hold.
         """
         self.locate(cfg)
-        self._check_layout()
+        self.check_layout()
         train, val, test = self.read_split()
         self._check_classes(train, val or [], test)
         drawn, drawn_val = sample(
@@ -117,6 +117,11 @@ class Benchmark(DatasetBase):
         return tuple(filter(None, (self.split_file, type(self).image_dir)))
 
     @property
+    def needs_split(self) -> bool:
+        """Whether the parts stand in a split file."""
+        return bool(self.split_file)
+
+    @property
     def our_split_path(self) -> Path:
         """Where `promptclip data split` puts a split: under another name than CoOp's."""
         return Path(self.dataset_dir, f"split_promptclip_{type(self).__name__}.json")
@@ -150,6 +155,9 @@ class Benchmark(DatasetBase):
         """A split by our rule, from what the data set itself comes with.
 
         Here: one folder for each class. A benchmark that has lists of its own overrides this.
+
+        Raises:
+            UserError: if something is missing.
         """
         ignored = [folder for folder, name in self.folder_names.items() if name is None]
         listing = list_class_folders(Path(self.image_dir), ignored=ignored)
@@ -204,7 +212,12 @@ class Benchmark(DatasetBase):
             f"{folder}/ with --root (in scripts: DATA=...)"
         )
 
-    def _check_layout(self) -> None:
+    def check_layout(self) -> None:
+        """Check that everything is there that is read.
+
+        Raises:
+            UserError: if something is missing.
+        """
         wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
         wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
         for path in wanted:

@@ -92,7 +92,7 @@ class OwnData:
             return self.parts, "own"
         if self.split_path.is_file():
             content = splits.read(self.split_path)
-            self._check(content)
+            self.check_split(content)
             return (content["train"], content["val"], content["test"]), content.get("origin", "own")
         split = splits.three_parts(self.pictures)
         return (split["train"], split["val"], split["test"]), splits.made_here()["origin"]
@@ -108,7 +108,12 @@ class OwnData:
         inside = {picture.path for part in parts for picture in part or ()}
         return sorted({picture.path for picture in self.pictures} - inside)
 
-    def _check(self, split: Mapping[str, Sequence[Picture]]) -> None:
+    def check_split(self, split: Mapping[str, Sequence[Picture]]) -> None:
+        """Check that the pictures of a split are there and have their classes.
+
+        Raises:
+            UserError: if they have not.
+        """
         remedy = (
             f"put it right, or delete {self.split_path} and make it anew with "
             f"`promptclip data split {self.path}`"

@@ -481,7 +481,8 @@ def _split_notes(
     """What a reader must know of the splits that runs on a data set had."""
     for origin, file_hash in splits:
         if origin not in _USUAL_SPLITS:
-            yield f"{dataset}: split by {origin} (hash {str(file_hash)[:12]}), not a published one"
+            short = str(file_hash)[:12]
+            yield f'{dataset}: the split is "{origin}" (hash {short}), not from a publication'
     known = {split: names for split, names in splits.items() if split != (None, None)}
     if len(known) > 1:
         whose = "; ".join(

@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
     flag("--config-file", default="", metavar="YAML", help="configs/trainers/<METHOD>/*.yaml")
     flag("--dataset-config-file", default="", metavar="YAML", help="configs/datasets/*.yaml")
     flag("--data-folder", default="", metavar="PATH",
-         help="own pictures, a folder or a CSV file, in the place of --dataset-config-file")  # fmt: skip
+         help="own pictures, a folder or a CSV file, without --dataset-config-file")  # fmt: skip
     flag("--trainer", default="", metavar="METHOD", help="such as CoOp, DAPT, ZeroshotCLIP")
     flag("--backbone", default="", metavar="CLIP", help="such as ViT-B/16, or a path to weights")
     flag("--head", default="", help=argparse.SUPPRESS)
