@@ -87,7 +87,7 @@ def make(place: Any, seed: int) -> Path:
     Raises:
         UserError: if a published split is there, or another one of ours.
     """
-    _refuse_published(place)
+    _refuse_needless(place)
     split = place.make_split(seed)
     place.check_split([split[part] for part in PARTS])
     _write_split(place, split, splits.made_here(seed))
@@ -97,7 +97,7 @@ def make(place: Any, seed: int) -> Path:
 def take_over(file: Path, place: Any, shots: int | None = None, seed: int | None = None) -> None:
     """Read a split or a few-shot sample of others and keep it as ours.
 
-    A file with a test part is a whole split, any other a few-shot sample of the split that is there.
+    A file with a test part is a whole split, any other a few-shot sample of the present split.
 
     Args:
         file: with the suffix .pkl, .json, .jsonl or .csv.
@@ -119,7 +119,7 @@ def take_over(file: Path, place: Any, shots: int | None = None, seed: int | None
         return
     rows = read_rows(file)
     if rows.get("test"):
-        _refuse_published(place)
+        _refuse_needless(place)
         split = {part: _on_disk(rows.get(part, []), place, file) for part in PARTS}
         place.check_split([split[part] for part in PARTS])
         _write_split(place, split, {"origin": f"import of {file.name}"})
@@ -269,7 +269,11 @@ def _on_disk(rows: Sequence[_Row], place: Any, file: Path) -> list[Picture]:
     return pictures
 
 
-def _refuse_published(place: Any) -> None:
+def _refuse_needless(place: Any) -> None:
+    """Raise `UserError` where a split file of ours would not be read."""
+    if not place.needs_split:
+        name = type(place).__name__
+        raise UserError(f"{name}: {place.dataset_dir} has parts of its own and needs no split file")
     published = Path(place.dataset_dir, place.split_file)
     if place.split_file and published.is_file():
         raise UserError(f"{published} is there and counts; no other split is kept beside it")
@@ -299,8 +303,8 @@ def _keep_sample(
     seed = seed if seed is not None else int(named[2]) if named else None
     if shots is None or seed is None or shots < 1 or seed < 0:
         raise UserError(
-            f"{file}: its name does not say shot_K-seed_S; give --shots, at least 1, and --seed, at "
-            "least 0"
+            f"{file}: its name does not say shot_K-seed_S; give --shots, at least 1, and --seed, "
+            "at least 0"
         )
     place.check_layout()
     train, val, _ = place.read_split()

@@ -455,8 +455,8 @@ def _notes(
                 hashes = samples.setdefault((place.benchmark, place.shots, seed), {})
                 hashes.setdefault(result["split_hash"], method)
                 split = (result.get("split_origin"), result.get("split_file_hash"))
-                names = whole.setdefault(place.benchmark, {}).setdefault(split, [])
-                names.append(f"{method} ({cfg}) seed {seed}")
+                whose = whole.setdefault(place.benchmark, {}).setdefault(split, [])
+                whose.append(f"{method} ({cfg}) seed {seed}")
                 if (on := result.get("tuned_on", "none")) != "none":
                     tuned.setdefault(on, []).append(f"{method} ({cfg})")
             elif failure := results.read_failure(folder):

@@ -9,7 +9,6 @@ from typing import Any
 from promptclip.errors import UserError
 
 DATASET = "a file of configs/datasets without its .yaml, or the path of own pictures"
-# Command -> its help and what the words of its command line are
 FORMS = ".json, .jsonl or .csv"
 
 

@@ -60,7 +60,7 @@ def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callab
          help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
     flag("methods", type=names, metavar="METHOD[,METHOD...]", help="such as zsclip,coop,dapt")
     flag("dataset", metavar=dataset, nargs="?", default="",
-         help="a file of configs/datasets without its .yaml, or a path of own pictures")  # fmt: skip
+         help="a file of configs/datasets without its .yaml, or a path to pictures")  # fmt: skip
     flag("seeds", type=int, nargs="*", default=[], metavar="SEED", help="(default: 1 2 3)")
     return flag
 
