@@ -241,15 +241,17 @@ def _read_folder(
 
 
 def _has_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(
-        entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(folder)
-    )
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
 def _list(folder: Path, prefix: str, remarks: list[str]) -> dict[str, list[str]]:
     """Paths of the pictures of each class folder; adds a remark on what is no picture."""
-    listing, others = {}, _visible(entry.name for entry in os.scandir(folder) if entry.is_file())
-    others = [name for name in others if Path(name).suffix.lower() in SUFFIXES]
+    listing = {}
+    beside = _visible(path.name for path in folder.iterdir() if path.is_file())
+    others = [name for name in beside if Path(name).suffix.lower() in SUFFIXES]
     for key, names in list_class_folders(folder, ignored=(_SAMPLES,)).items():
         pictures = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
         others += [f"{key}/{name}" for name in _visible(names) if name not in set(pictures)]

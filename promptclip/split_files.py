@@ -85,10 +85,19 @@ def make(place: Any, seed: int) -> Path:
         The file.
 
     Raises:
-        UserError: if a published split is there, or another one of ours.
+        UserError: if a published split is there, or another one of ours, or if the lists that the
+            data set comes with cannot be understood.
     """
     _refuse_needless(place)
-    split = place.make_split(seed)
+    try:
+        split = place.make_split(seed)
+    except UserError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{place.dataset_dir}: the lists of the data set are damaged or of another version "
+            f"({type(error).__name__}: {error})"
+        ) from error
     place.check_split([split[part] for part in PARTS])
     _write_split(place, split, splits.made_here(seed))
     return Path(place.our_split_path)

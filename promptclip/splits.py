@@ -129,7 +129,7 @@ def read_mat(path: Path, name: str) -> Any:
         ) from error
     try:
         return loadmat(path)[name]
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: no variable {name!r} can be read ({error})") from error
 
 
