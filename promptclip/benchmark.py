@@ -220,18 +220,18 @@ class Benchmark(DatasetBase):
         """
         wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
         wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
+        split = os.path.join(self.dataset_dir, self.split_file) if self.split_file else ""
         for path in wanted:
-            if os.path.exists(path):
+            if os.path.exists(path) or (path == split and self.our_split_path.is_file()):
                 continue
-            if not self.split_file or Path(path) != Path(self.dataset_dir, self.split_file):
-                raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
-            if not self.our_split_path.is_file():
-                raise UserError(
-                    f"{type(self).__name__}: {path} is missing; CoOp's DATASETS.md says where to "
-                    f"get it. `promptclip data split {type(self).__module__.rpartition('.')[2]} "
-                    f"--root {os.path.dirname(self.dataset_dir)}` makes another one, with which "
-                    "numbers cannot be compared with published ones"
+            message = f"{type(self).__name__}: {path} is missing; {self._layout()}"
+            if path == split:
+                message += (
+                    f". `promptclip data split {type(self).__module__.rpartition('.')[2]} --root "
+                    f"{os.path.dirname(self.dataset_dir)}` makes another split, with which numbers "
+                    "cannot be compared with published ones"
                 )
+            raise UserError(message)
 
     def _check_classes(self, *parts: Sequence[Picture]) -> None:
         """Every label has one name and, in the training and the test part, a picture."""

@@ -147,7 +147,10 @@ def build_cfg(
     scratch = defaults.clone()
     if dataset_config_file:
         file, content = layers[1]
-        for stem, section in content.pop("PER_CFG", {}).items():
+        per_cfg = content.pop("PER_CFG", {})
+        if not isinstance(per_cfg, dict):
+            raise UserError(f"{file}: PER_CFG holds a section for each yaml, got {per_cfg!r:.200}")
+        for stem, section in per_cfg.items():
             _merge(scratch, [layer := (f"{file}, PER_CFG {stem}", section)])
             if stem == Path(config_file).stem:
                 layers.insert(2, layer)
