@@ -66,9 +66,8 @@ class OwnData:
     @property
     def sample_dir(self) -> Path:
         """The folder of the few-shot samples."""
-        if self.path == self.folder:
-            return self.folder / _SAMPLES
-        return self.folder / f"{self.path.stem}.{_SAMPLES}"
+        below = () if self.path == self.folder else (self.path.stem,)
+        return Path(self.folder, _SAMPLES, *below)
 
     @property
     def split_path(self) -> Path:

@@ -6,6 +6,8 @@ import csv
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from promptclip import data_sets, own_pictures, results, splits, table
-from promptclip.cli import main
+from promptclip.cli import _parser, main
 from promptclip.config import build_cfg, configs_dir
 from promptclip.errors import UserError
 from promptclip.few_shot import PARTS, Picture
@@ -447,3 +449,30 @@ def test_an_exported_index_is_an_index(parted, capsys):
     assert own_pictures.read(file).split() == own_pictures.read(parted).split()
     with file.open() as stream:
         assert {row["split"] for row in csv.DictReader(stream)} == set(PARTS)
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "own-pictures.md"
+COMMANDS = [
+    line.split("#")[0]
+    for block in re.findall(r"(?s)```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"))
+    for line in block.replace("\\\n", " ").splitlines()
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_page_are_commands(line):
+    variables, words = {}, shlex.split(line)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        variables[name] = value
+    if words[0] == "bash":
+        *_, method, script = words.pop(1).split("/")
+        words[0] = script.removesuffix(".sh")
+        flags = {"DATA_FOLDER": "--data-folder", "SHOTS": "--shots", "CFG": "--cfg",
+                 "TARGETS": "--targets"}  # fmt: skip
+        words[1:1] = [word for name in variables for word in (flags[name], variables[name])]
+        words.insert(1 + 2 * len(variables), method)
+    else:
+        assert words.pop(0) == "promptclip"
+    args = _parser().parse_args(words)
+    assert callable(args.command)
