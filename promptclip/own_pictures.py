@@ -95,7 +95,8 @@ class OwnData:
         if self.split_path.is_file():
             content = splits.read(self.split_path)
             self.check_split(content)
-            return (content["train"], content["val"], content["test"]), content.get("origin", "own")
+            parts = content["train"], content["val"], content["test"]
+            return parts, str(content.get("origin", "own"))
         split = splits.three_parts(self.pictures)
         return (split["train"], split["val"], split["test"]), splits.made_here()["origin"]
 
