@@ -1,5 +1,7 @@
 """EuroSAT (Helber et al. 2019): land use from satellites."""
 
+from collections.abc import Mapping
+
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip.benchmark import Benchmark
@@ -13,3 +15,13 @@ class EuroSAT(Benchmark):
     image_dir = "2750"
     split_file = "split_zhou_EuroSAT.json"
     template = "a centered satellite photo of {}."
+    folder_names: Mapping[str, str | None] = {
+        "AnnualCrop": "Annual Crop Land",
+        "HerbaceousVegetation": "Herbaceous Vegetation Land",
+        "Highway": "Highway or Road",
+        "Industrial": "Industrial Buildings",
+        "Pasture": "Pasture Land",
+        "PermanentCrop": "Permanent Crop Land",
+        "Residential": "Residential Buildings",
+        "SeaLake": "Sea or Lake",
+    }

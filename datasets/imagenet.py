@@ -20,6 +20,7 @@ class ImageNet(Benchmark):
 
     dataset_dir = "imagenet"
     image_dir = "images"
+    split_origin = "data set"
     needs = ("classnames.txt", "images/train", "images/val")
 
     def read_split(self) -> tuple[list[Picture], None, list[Picture]]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from promptclip import splits
 from promptclip.errors import UserError
-from promptclip.few_shot import Picture, read_split_file, sample, split_hash
+from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import write_json
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from yacs.config import CfgNode
 
 log = logging.getLogger(__name__)
@@ -43,17 +45,26 @@ class Benchmark(DatasetBase):
         image_dir: folder of the pictures below `dataset_dir`; empty if that folder itself.
         split_file: name of CoOp's split file in `dataset_dir`.
         template: hand-written prompt, `{}` stands for the class name.
+        folder_names: class names that are not their folders' names; None for what is no class.
         needs: what `dataset_dir` must hold, paths below it.
         test_only: a variant of another benchmark: no sample is drawn and all classes stay.
+        sample_dir: folder of the few-shot samples.
         split_hash: hash of the training and validation pictures, before the classes are chosen.
+        split_origin: where the whole split is from: "coop" is CoOp's split file, "data set" the
+            data set's own lists or folders; a file that is marked says something else.
+        split_file_hash: hash of the whole split; None where there is no split file.
     """
 
     dataset_dir: str = ""
     image_dir: str = ""
     split_file: str = ""
     template: str = "a photo of a {}."
+    folder_names: Mapping[str, str | None] = {}
     test_only: bool = False
+    sample_dir: str
     split_hash: str
+    split_origin: str = "coop"
+    split_file_hash: str | None = None
 
     def __init__(self, cfg: CfgNode) -> None:
         """Read the split, draw the sample, choose the classes.
@@ -64,13 +75,12 @@ class Benchmark(DatasetBase):
         Raises:
             UserError: if something is missing, or is not what the benchmark must hold.
         """
-        self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
-        self._check_layout()
+        self.locate(cfg)
+        self.check_layout()
         train, val, test = self.read_split()
         self._check_classes(train, val or [], test)
         drawn, drawn_val = sample(
-            Path(self.dataset_dir, "split_fewshot"),
+            Path(self.sample_dir),
             train,
             val or [],
             benchmark=type(self).__name__,
@@ -88,10 +98,40 @@ class Benchmark(DatasetBase):
         train_x, val_x, test_x = ([self._datum(p) for p in part] for part in parts)
         super().__init__(train_x=train_x, val=val_x, test=test_x)
 
+    @classmethod
+    def at(cls, cfg: CfgNode) -> Self:
+        """The benchmark's place, for a look at its split: no sample is drawn."""
+        benchmark = cls.__new__(cls)
+        benchmark.locate(cfg)
+        return benchmark
+
+    def locate(self, cfg: CfgNode) -> None:
+        """Set the folders."""
+        self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
+        self.sample_dir = os.path.join(self.dataset_dir, "split_fewshot")
+
     @property
     def needs(self) -> tuple[str, ...]:
         """What `dataset_dir` must hold."""
         return tuple(filter(None, (self.split_file, type(self).image_dir)))
+
+    @property
+    def needs_split(self) -> bool:
+        """Whether the parts stand in a split file."""
+        return bool(self.split_file)
+
+    @property
+    def our_split_path(self) -> Path:
+        """Where `promptclip data split` puts a split: under another name than CoOp's."""
+        return Path(self.dataset_dir, f"split_promptclip_{type(self).__name__}.json")
+
+    @property
+    def split_path(self) -> Path:
+        """The split file that counts: CoOp's, or where that is absent, ours."""
+        published = Path(self.dataset_dir, self.split_file)
+        ours = self.our_split_path
+        return ours if ours.is_file() and not published.is_file() else published
 
     def find_root(self, cfg: CfgNode) -> str:
         """The absolute path of the folder that holds `dataset_dir`."""
@@ -106,8 +146,62 @@ class Benchmark(DatasetBase):
         A benchmark without validation pictures gives None for them: then the test part stands
         in, as CoOp has it for ImageNet.
         """
-        split = read_split_file(Path(self.dataset_dir, self.split_file))
+        split = splits.read(self.split_path)
+        self.split_origin = str(split.get("origin", self.split_origin))
+        self.split_file_hash = splits.parts_hash(split)
         return split["train"], split["val"], split["test"]
+
+    def make_split(self, seed: int) -> splits.Split:
+        """A split by our rule, from what the data set itself comes with.
+
+        Here: one folder for each class. A benchmark that has lists of its own overrides this.
+
+        Raises:
+            UserError: if something is missing.
+        """
+        ignored = [folder for folder, name in self.folder_names.items() if name is None]
+        listing = list_class_folders(Path(self.image_dir), ignored=ignored)
+        pictures = (
+            Picture(f"{folder}/{name}", label, self.folder_names.get(folder) or folder)
+            for label, (folder, names) in enumerate(listing.items())
+            for name in names
+        )
+        return splits.three_parts(pictures, seed)
+
+    def check_split(self, parts: Sequence[Sequence[Picture]]) -> None:
+        """Check that classes and pictures of the three parts are whole.
+
+        Raises:
+            UserError: if something is missing.
+        """
+        self._check_classes(*parts)
+        self._check_pictures(parts)
+
+    def check_known(self, found: Iterable[Any], known: Container[Any], file: str) -> None:
+        """Raise `UserError` if a file of the data set names a class that is none."""
+        for name in found:
+            if name not in known:
+                raise UserError(
+                    f"{self.dataset_dir}/{file}: {name!r} is no class of this data set; the file "
+                    "is damaged or belongs to another version"
+                )
+
+    def rows(self, file: str, columns: int) -> list[list[str]]:
+        """Words of each line of a text file of the data set; empty lines are left out.
+
+        Raises:
+            UserError: if the file cannot be read, or a line has fewer words than `columns`.
+        """
+        path = Path(self.dataset_dir, file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from error
+        rows = [line.split() for line in lines if line.strip()]
+        for row in rows:
+            if len(row) < columns:
+                raise UserError(f"{path}: expected {columns} words in a line, got {row!r:.200}")
+        return rows
 
     def _layout(self) -> str:
         *most, last = self.needs
@@ -118,12 +212,26 @@ class Benchmark(DatasetBase):
             f"{folder}/ with --root (in scripts: DATA=...)"
         )
 
-    def _check_layout(self) -> None:
+    def check_layout(self) -> None:
+        """Check that everything is there that is read.
+
+        Raises:
+            UserError: if something is missing.
+        """
         wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
         wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
+        split = os.path.join(self.dataset_dir, self.split_file) if self.split_file else ""
         for path in wanted:
-            if not os.path.exists(path):
-                raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
+            if os.path.exists(path) or (path == split and self.our_split_path.is_file()):
+                continue
+            message = f"{type(self).__name__}: {path} is missing; {self._layout()}"
+            if path == split:
+                message += (
+                    f". `promptclip data split {type(self).__module__.rpartition('.')[2]} --root "
+                    f"{os.path.dirname(self.dataset_dir)}` makes another split, with which numbers "
+                    "cannot be compared with published ones"
+                )
+            raise UserError(message)
 
     def _check_classes(self, *parts: Sequence[Picture]) -> None:
         """Every label has one name and, in the training and the test part, a picture."""
@@ -167,6 +275,7 @@ class ImageNetVariant(Benchmark):
     """
 
     test_only = True
+    split_origin = "data set"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -201,7 +310,9 @@ class ImageNetVariant(Benchmark):
         return {folder: folder for folder in listing}
 
 
-def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, list[str]]:
+def list_class_folders(
+    folder: Path, cache: Path | None = None, ignored: Collection[str] = ()
+) -> dict[str, list[str]]:
     """List the pictures of a folder that has one sub-folder per class, everything sorted by name.
 
     Dassl takes the file system's order, which differs from machine to machine.
@@ -210,6 +321,7 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
         folder: holds the class folders; hidden names and plain files beside them are left out.
         cache: JSON file that keeps the listing between runs; a class folder that has changed
             since is listed again. A million pictures take minutes on a network disk.
+        ignored: names of folders that are no classes.
 
     Raises:
         UserError: if there is no class folder, or one without pictures.
@@ -217,7 +329,7 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
     known = _read_listing(cache) if cache else {}
     listing = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or not entry.is_dir():
+        if entry.name.startswith(".") or entry.name in ignored or not entry.is_dir():
             continue
         changed = os.stat(entry.path).st_mtime_ns
         seen = known.get(entry.name)
