@@ -12,10 +12,12 @@ from collections.abc import Callable
 from promptclip.errors import UserError
 from promptclip.table import data, latex, page, plain
 from promptclip.table.model import Cell, Published, Row, Table, harmonic, t_quantile
+from promptclip.table.published import with_published
 from promptclip.table.reading import build
 
 __all__ = [
     "FORMATS", "Cell", "Published", "Row", "Table", "build", "harmonic", "render", "t_quantile",
+    "with_published",
 ]  # fmt: skip
 
 _WRITERS: dict[str, Callable[[Table], str]] = {

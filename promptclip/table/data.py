@@ -8,6 +8,7 @@ import itertools
 import json
 from typing import Any
 
+from promptclip.table import layout
 from promptclip.table.model import Row, Table
 
 _STATISTICS = ("mean", "deviation", "interval95", "n", "problems")
@@ -21,14 +22,15 @@ def write_csv(table: Table) -> str:
     for protocol, group in itertools.groupby(table.all_rows, lambda row: row.protocol):
         rows = list(group)
         columns = list(dict.fromkeys(column for row in rows for column in row.all_cells))
-        published = [c for c in columns if any(c in row.published for row in rows)]
+        places = [*columns, layout.H_OF_MEANS]
+        published = [place for place in places if any(place in row.published for row in rows)]
         of_means = ["h_of_means"] if "H" in columns else []
         writer.writerow(
             ["dataset", "shots", "method", "cfg", "seeds"]
-            + [f"{column.lower()}_{name}" for column in columns for name in _STATISTICS]
+            + [f"{_key(column)}_{name}" for column in columns for name in _STATISTICS]
             + [*of_means, "trainable_parameters", "seconds", "protocol"]
             + ["datasets", "settings", "origin", "backbone"]
-            + [f"{column.lower()}_{name}" for column in published for name in _PUBLISHED]
+            + [f"{_key(column)}_{name}" for column in published for name in _PUBLISHED]
         )
         for row in rows:
             seeds = " ".join(map(str, row.seeds))
@@ -44,6 +46,11 @@ def write_csv(table: Table) -> str:
     return out.getvalue()
 
 
+def _key(column: str) -> str:
+    """A column's name for programs."""
+    return column.lower().replace(" ", "_")
+
+
 def _statistics(row: Row, column: str) -> list[Any]:
     cell = row.all_cells.get(column)
     if cell is None:
@@ -55,7 +62,7 @@ def _statistics(row: Row, column: str) -> list[Any]:
 def _papers(row: Row, column: str) -> list[Any]:
     """Values, differences and sources, each joined with "; "."""
     papers = row.published.get(column, ())
-    mean = row.all_cells[column].mean if papers else None
+    mean = row.mean(column) if papers else None
     values = [str(paper.value) for paper in papers]
     differences = [] if mean is None else [str(mean - paper.value) for paper in papers]
     return ["; ".join(each) for each in (values, differences, [paper.source for paper in papers])]
@@ -74,7 +81,7 @@ def write_json(table: Table) -> str:
 
 def _row(row: Row) -> dict[str, Any]:
     published = {
-        column.lower(): [{"value": paper.value, "source": paper.source} for paper in papers]
+        _key(column): [{"value": paper.value, "source": paper.source} for paper in papers]
         for column, papers in row.published.items()
     }
     return {
@@ -84,7 +91,7 @@ def _row(row: Row) -> dict[str, Any]:
         "method": row.method,
         "cfg": row.cfg,
         "seeds": list(row.seeds),
-        **{name.lower(): cell.as_json() for name, cell in row.all_cells.items()},
+        **{_key(name): cell.as_json() for name, cell in row.all_cells.items()},
         **({"h_of_means": row.h_of_means} if "H" in row.summary else {}),
         "trainable_parameters": row.trainable_parameters,
         "seconds": row.seconds,

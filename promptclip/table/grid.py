@@ -39,7 +39,7 @@ def grid(
     headings = ["method", *map(layout.heading, columns)]
     after = headings.index("H") + 1 if of_means and "H" in headings else 0
     if after:
-        headings.insert(after, "H of means")
+        headings.insert(after, layout.H_OF_MEANS)
     lines = []
     for index, row in enumerate(rows):
         cells = row.all_cells
@@ -48,7 +48,8 @@ def grid(
             mark = marks.get(Spot(index, column))
             line.append(_entry(cells[column], row, column, mark))
         if after:
-            line.insert(after, Entry("" if row.h_of_means is None else f"{row.h_of_means:.2f}"))
+            mean = "" if row.h_of_means is None else f"{row.h_of_means:.2f}"
+            line.insert(after, Entry(mean, _papers(row, layout.H_OF_MEANS)))
         done = len(row.complete_seeds)
         line += [
             Entry(str(done) if done == len(row.seeds) else f"{done} of {len(row.seeds)}"),
@@ -70,9 +71,13 @@ def _name(row: Row, rows: Sequence[Row]) -> Entry:
 def _entry(cell: Cell, row: Row, column: str, mark: Mark | None) -> Entry:
     if not cell.applies:
         return Entry("n/a")
-    published = [
-        f"published {paper.value:.2f}"
-        + ("" if cell.mean is None else f", {cell.mean - paper.value:+.2f}")
+    return Entry(cell.number, (*_papers(row, column), *cell.notes()), mark)
+
+
+def _papers(row: Row, column: str) -> tuple[str, ...]:
+    """The published numbers of a cell, and the difference to ours."""
+    mean = row.mean(column)
+    return tuple(
+        f"published {paper.value:.2f}" + ("" if mean is None else f", {mean - paper.value:+.2f}")
         for paper in row.published.get(column, ())
-    ]
-    return Entry(cell.number, (*published, *cell.notes()), mark)
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, of_shots
 
+H_OF_MEANS = "H of means"
 AVERAGE = "average"  # in the place of a data set, and above the mean over targets
 
 

@@ -139,7 +139,7 @@ class Row:
         settings: `FIXED`, or `TUNED` if some run chose hyper-parameters on validation pictures.
         origin: "" for results of this package, else what they were read from (`LOGS`).
         configs: by column, the configuration of one run.
-        published: by column, or "H", "average", what papers have there.
+        published: by column, or "H of means", what papers have there.
     """
 
     dataset: str
@@ -195,6 +195,10 @@ class Row:
             return None
         base, new = (statistics.fmean(c.values[s] for s in h.values) for c in self.cells.values())
         return harmonic(base, new)
+
+    def mean(self, column: str) -> float | None:
+        """What stands in a column, that of the H of means included."""
+        return self.h_of_means if column == layout.H_OF_MEANS else self.all_cells[column].mean
 
     @property
     def complete_seeds(self) -> set[int]:

@@ -21,7 +21,8 @@ def text(table: Table, width: int | None = None) -> str:
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False)
     for title, rows in table.groups:
         console.print(title)
-        headings, lines = grid(rows, of_means=False)
+        # Numbers side by side need the width, unless a paper's H stands beside ours.
+        headings, lines = grid(rows, of_means=any(row.published for row in rows))
         first_lines = [headings, *([entry.text for entry in line] for line in lines)]
         widths = [max(map(len, column)) for column in zip(*first_lines, strict=True)]
         if sum(widths) + 2 * len(widths) > width:
