@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from promptclip import results
+from promptclip.config import configs_dir, read_yaml
+from promptclip.tree import Place
 
 HALVES = {"base": "train_base", "new": "test_new"}
 
@@ -55,3 +57,26 @@ def elsewhere(root: Path, protocol: str, target: str, method: str, seed: int, ac
     names = {"emoji_people": "EmojiPeople", "emoji_line": "EmojiLine"}
     more = {"dataset": names.get(target, "EmojiOpenMoji")} | changes
     put(root, "all", method, seed, accuracy, folder=folder, **more)
+
+
+def at(root: Path, place: Place, accuracy: float, **changes: Any) -> Path:
+    """Write the result of a place of the tree; gives its folder."""
+    folder = root / place.path
+    yaml = configs_dir() / "datasets" / f"{place.benchmark}.yaml"
+    name = read_yaml(yaml)["DATASET"]["NAME"] if yaml.is_file() else place.benchmark
+    more = {"dataset": name, "shots": place.shots} | changes
+    put(root, place.classes, place.method, place.seed, accuracy, folder=folder, **more)
+    return folder
+
+
+def config_of(
+    method: str, classes: str, seed: int, backbone: str, lr: float = 0.002
+) -> dict[str, Any]:
+    """What a result says of its run."""
+    return {
+        "SEED": seed,
+        "DATASET": {"SUBSAMPLE_CLASSES": classes},
+        "TRAINER": {"NAME": method},
+        "OPTIM": {"LR": lr},
+        "MODEL": {"BACKBONE": {"NAME": backbone}},
+    }
