@@ -69,12 +69,15 @@ def _warnings(found: dict[Place, Outcome], root: Path, elsewhere: list[Path]) ->
     if elsewhere:
         some = ", ".join(str(path.relative_to(root)) for path in elsewhere[:3])
         more = ", ..." if len(elsewhere) > 3 else ""
-        yield f"{len(elsewhere)} folders with logs in an unknown layout are not read: {some}{more}"
+        yield (
+            "Folders of logs that are not read, their layout is unknown: "
+            f"{len(elsewhere)} ({some}{more})"
+        )
     unchecked = [place for place, read in found.items() if read.accuracy and not read.config]
     if unchecked:
         yield (
-            f"{len(unchecked)} logs do not show their configuration; that those of a row have the "
-            "same is not checked"
+            f"Logs that do not show their configuration: {len(unchecked)}; whether those of a row "
+            "have the same is not checked."
         )
     if found:
         yield "Logs do not tell which pictures were seen; their rows are never marked as best."
