@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Outcome:
         detail: more about the problem, for a note.
         pictures: hash of the training and test pictures; empty if it is not known.
         config: the run's configuration; None if it is not known.
+        result: all of `result.json`; empty if there is none.
     """
 
     accuracy: float | None = None
@@ -34,6 +35,7 @@ class Outcome:
     transfers: bool = True
     tuned_on: str = "none"
     place: Place | None = None
+    result: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 MISSING = Outcome()
@@ -65,6 +67,7 @@ def of_run(place: Place, folder: Path) -> Outcome:
         transfers=result.get("transfers", True),
         tuned_on=result.get("tuned_on", "none"),
         place=place,
+        result=result,
     )
 
 
