@@ -224,6 +224,12 @@ def test_several_methods_against_the_first(ranked):
     assert [pair.adjusted_p for pair in found] == holm([pair.p for pair in found])
     text = compare.as_text([contest])
     assert "Friedman over 6 data sets: p = 0.00" in text
+    # Three tests of 2 / 2^6 each.
+    assert (
+        "6 data sets: Wilcoxon's test, adjusted for 3 comparisons, cannot go below p = 0.09375"
+        in (text)
+    )
+    assert "; 7 data sets could." in text
     assert "not told apart: MaPLe, IVLP, VPT\nnot told apart: VPT, CoOp\n" in text
     diagram = text.splitlines()
     start = next(i for i, line in enumerate(diagram) if line.split()[:2] == ["rank", "1"])

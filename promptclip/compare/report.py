@@ -23,8 +23,6 @@ from promptclip.compare.inference import (
 )
 from promptclip.compare.pairing import Contest
 
-# The fewest data sets with which Wilcoxon's test can reach the level: six.
-ENOUGH = next(n for n in itertools.count(1) if smallest_wilcoxon(n) <= LEVEL)
 METHODS = (
     f"Differences in points of percent. Intervals: 95%, by Student's t and by the bootstrap "
     f"({RESAMPLES} resamples, seed {RESAMPLING_SEED}; too narrow for few values). Over data sets, "
@@ -91,13 +89,15 @@ def limits(contest: Contest) -> Iterator[str]:
         yield "Nothing can be compared: no data set and seed is the same for all."
         return
     yield from _limit_of_seeds([len(seeds) for seeds in contest.values.values()])
-    n = len(contest.values)
+    n, tests = len(contest.values), len(contest.methods) - 1
+    least = tests * smallest_wilcoxon(n)  # Holm's first step
     if n == 1:
         yield "One data set: this says nothing about others."
-    elif n < ENOUGH:
+    elif least > LEVEL:
+        adjusted = f", adjusted for {tests} comparisons," if tests > 1 else ""
         yield (
-            f"{n} data sets: Wilcoxon's test cannot go below p = {smallest_wilcoxon(n):.4g}, so it "
-            f"cannot show a difference at {LEVEL:.0%} whatever the values are; {ENOUGH} data sets "
+            f"{n} data sets: Wilcoxon's test{adjusted} cannot go below p = {least:.4g}, so it cannot "
+            f"show a difference at {LEVEL:.0%} whatever the values are; {_enough(tests)} data sets "
             "could."
         )
     if (ranking := _ranking(contest)) and ranking.smallest_p > LEVEL:
@@ -111,12 +111,17 @@ def _limit_of_seeds(counts: Sequence[int]) -> Iterator[str]:
     few, many = min(counts), max(counts)
     if few == 1:
         yield "One seed of a data set has no interval, and tells nothing about other seeds."
-    elif few < ENOUGH:
+    elif few < _enough(1):
         yield (
             f"{few if few == many else f'{few} to {many}'} seeds of a data set: a signed-rank test "
             f"over {few} cannot go below p = {smallest_wilcoxon(few):.4g}; the t interval takes "
             "differences for normal."
         )
+
+
+def _enough(tests: int) -> int:
+    """The fewest values with which one of several signed-rank tests can reach the level."""
+    return next(n for n in itertools.count(1) if tests * smallest_wilcoxon(n) <= LEVEL)
 
 
 def _contest(contest: Contest) -> Iterator[str]:
