@@ -96,9 +96,9 @@ def limits(contest: Contest) -> Iterator[str]:
     elif least > LEVEL:
         adjusted = f", adjusted for {tests} comparisons," if tests > 1 else ""
         yield (
-            f"{n} data sets: Wilcoxon's test{adjusted} cannot go below p = {least:.4g}, so it cannot "
-            f"show a difference at {LEVEL:.0%} whatever the values are; {_enough(tests)} data sets "
-            "could."
+            f"{n} data sets: Wilcoxon's test{adjusted} cannot go below p = {least:.4g}, so it "
+            f"cannot show a difference at {LEVEL:.0%} whatever the values are; {_enough(tests)} data "
+            "sets could."
         )
     if (ranking := _ranking(contest)) and ranking.smallest_p > LEVEL:
         yield (
