@@ -94,11 +94,10 @@ def limits(contest: Contest) -> Iterator[str]:
     if n == 1:
         yield "One data set: this says nothing about others."
     elif least > LEVEL:
-        adjusted = f", adjusted for {tests} comparisons," if tests > 1 else ""
+        test = "Wilcoxon's test" + (f", adjusted for {tests} comparisons," if tests > 1 else "")
         yield (
-            f"{n} data sets: Wilcoxon's test{adjusted} cannot go below p = {least:.4g}, so it "
-            f"cannot show a difference at {LEVEL:.0%} whatever the values are; {_enough(tests)} data "
-            "sets could."
+            f"{n} data sets: {test} cannot go below p = {least:.4g}, so it cannot show a difference "
+            f"at {LEVEL:.0%} whatever the values are; {_enough(tests)} data sets could."
         )
     if (ranking := _ranking(contest)) and ranking.smallest_p > LEVEL:
         yield (

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from promptclip.errors import UserError
 from promptclip.table import layout, logs, outcome
 from promptclip.table.averages import averages
+from promptclip.table.found import Found, Group, Key, Spot, difference
 from promptclip.table.model import FIXED, LOGS, TUNED, Cell, Row, Table
+from promptclip.table.notes import notes
 from promptclip.table.outcome import MISSING, Outcome
-from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, find
-
-
-class Group(NamedTuple):
-    """Rows that are to be compared."""
-
-    protocol: str
-    dataset: str
-    shots: int  # 0 where they are columns
-
-
-class Key(NamedTuple):
-    """A row."""
-
-    group: Group
-    method: str
-    cfg: str
-    origin: str = ""
-
-
-class Spot(NamedTuple):
-    """A cell of a row, for one seed."""
-
-    column: str
-    seed: int
-
-
-Found = Mapping[Spot, Outcome]
+from promptclip.tree import HALVES, PROTOCOLS, Place, find
 
 
 def build(root: str | Path | None = None, *, logs_root: str | Path | None = None) -> Table:
@@ -63,7 +36,7 @@ def build(root: str | Path | None = None, *, logs_root: str | Path | None = None
         row: {spot: outcome.of_run(*where) for spot, where in spots.items()}
         for row, spots in runs.items()
     }
-    notes: list[str] = []
+    warnings: list[str] = []
     if logs_root is not None:
         folder = _folder(logs_root)
         old, warnings = logs.find_all(folder, _run_folders(folder))
@@ -71,7 +44,6 @@ def build(root: str | Path | None = None, *, logs_root: str | Path | None = None
             spots = found.setdefault(Key(_group(place), place.method, place.cfg, LOGS), {})
             for column, of in _spots(place):
                 spots[Spot(column, place.seed)] = old.get(of, MISSING)
-        notes += warnings
     if not found:
         raise UserError(f"no log of a run below {logs_root}; expected .../seed<s>/log.txt")
     expected = _expected(found)
@@ -79,7 +51,7 @@ def build(root: str | Path | None = None, *, logs_root: str | Path | None = None
         _row(row, found[row], expected[row.group])
         for row in sorted(found, key=lambda row: (list(PROTOCOLS).index(row.group.protocol), row))
     ]
-    return Table(tuple(rows), (*_notes(found), *notes), tuple(averages(rows)))
+    return Table(tuple(rows), (*notes(found), *warnings), tuple(averages(rows)))
 
 
 def _folder(root: str | Path) -> Path:
@@ -156,33 +128,18 @@ def _expected(found: Mapping[Key, Found]) -> dict[Group, set[Spot]]:
 def _row(key: Key, found: Found, expected: Iterable[Spot]) -> Row:
     protocol, dataset, shots = key.group
     seeds = sorted({spot.seed for spot in expected})
-    transfers = all(read.transfers for read in found.values())
-    cells = {}
-    for column in layout.columns(protocol, dataset, {spot.column for spot in expected}):
-        reads = {seed: found.get(Spot(column, seed), MISSING) for seed in seeds}
-        values = {seed: r.accuracy for seed, r in reads.items() if r.accuracy is not None}
-        problems = {seed: r.problem for seed, r in reads.items() if r.accuracy is None}
-        if column == "new" and not transfers and set(problems.values()) == {MISSING.problem}:
-            cells[column] = Cell({}, applies=False)
-            continue
-        refusal = "not averaged" if _difference(protocol, found, column) else ""
-        pictures = {seed: r.pictures for seed, r in reads.items() if r.pictures}
-        cells[column] = Cell(values, problems, refusal, pictures=pictures)
+    columns = layout.columns(protocol, dataset, {spot.column for spot in expected})
     done = [(spot, read) for spot, read in sorted(found.items()) if read.accuracy is not None]
-    seconds: dict[int, float] = {}
-    for spot, read in done:
-        if read.seconds is not None:
-            seconds[spot.seed] = seconds.get(spot.seed, 0.0) + read.seconds
     counts = [r.trainable_parameters for _, r in done if r.trainable_parameters is not None]
     return Row(
         dataset,
         shots,
         key.method,
         key.cfg,
-        cells,
+        {column: _cell(protocol, found, column, seeds) for column in columns},
         seeds=tuple(seeds),
         trainable_parameters=max(counts, default=None),
-        seconds=statistics.fmean(seconds.values()) if seconds else None,
+        seconds=_seconds(done),
         protocol=protocol,
         settings=TUNED if any(read.tuned_on != "none" for _, read in done) else FIXED,
         origin=key.origin,
@@ -190,60 +147,22 @@ def _row(key: Key, found: Found, expected: Iterable[Spot]) -> Row:
     )
 
 
-def _difference(protocol: str, found: Found, column: str = "") -> str:
-    """The first two runs of a row whose configurations differ in more than they must.
-
-    In "fewshot", a yaml may say something else for each number of shots: only runs of one column
-    are compared, of `column` or of any.
-    """
-    from promptclip.config import config_difference
-
-    by_column = protocol == "fewshot"
-    first: dict[str, tuple[Spot, dict[str, object]]] = {}
-    for spot, read in sorted(found.items()):
-        if read.config is None or (by_column and column and spot.column != column):
-            continue
-        config = copy.deepcopy(dict(read.config))
-        config.pop("SEED", None)
-        config["DATASET"].pop("SUBSAMPLE_CLASSES", None)
-        if protocol in TARGETS:
-            del config["DATASET"]
-        one, config_of_one = first.setdefault(spot.column if by_column else "", (spot, config))
-        if difference := config_difference(config_of_one, config):
-            return (
-                f"{one.column} seed {one.seed} and {spot.column} seed {spot.seed} have different "
-                "configurations: " + "; ".join(difference)
-            )
-    return ""
+def _cell(protocol: str, found: Found, column: str, seeds: Iterable[int]) -> Cell:
+    reads = {seed: found.get(Spot(column, seed), MISSING) for seed in seeds}
+    values = {seed: r.accuracy for seed, r in reads.items() if r.accuracy is not None}
+    problems = {seed: r.problem for seed, r in reads.items() if r.accuracy is None}
+    transfers = all(read.transfers for read in found.values())
+    if column == "new" and not transfers and set(problems.values()) == {MISSING.problem}:
+        return Cell({}, applies=False)
+    refusal = "not averaged" if difference(protocol, found, column) else ""
+    pictures = {seed: r.pictures for seed, r in reads.items() if r.pictures}
+    return Cell(values, problems, refusal, pictures=pictures)
 
 
-def _notes(found: Mapping[Key, Found]) -> Iterator[str]:
-    """Refusals and failures row by row, what was tuned, and what cannot be compared."""
-    samples: dict[tuple[str, int, int], dict[str, str]] = {}
-    tuned: dict[str, list[str]] = {}
-    for row, outcomes in sorted(found.items()):
-        origin = f", {row.origin}" if row.origin else ""
-        name = (
-            f"{layout.named(row.group.dataset, row.group.shots)}, {row.method} ({row.cfg}){origin}"
-        )
-        if difference := _difference(row.group.protocol, outcomes):
-            yield f"{name} is not averaged: {difference}"
-        for spot, read in sorted(outcomes.items()):
-            if read.detail:
-                yield f"{name}, {spot.column} seed {spot.seed} {read.detail}"
-            if read.accuracy is None:
-                continue
-            if read.pictures and (place := read.place):
-                hashes = samples.setdefault((place.benchmark, place.shots, spot.seed), {})
-                hashes.setdefault(read.pictures, row.method)
-            if read.tuned_on != "none":
-                tuned.setdefault(read.tuned_on, []).append(f"{row.method} ({row.cfg})")
-    for on, methods in tuned.items():
-        names = ", ".join(dict.fromkeys(methods))
-        yield f"{names}: hyper-parameters chosen on {on} pictures in each run"
-    for (dataset, shots, seed), hashes in sorted(samples.items()):
-        if len(hashes) > 1:
-            yield (
-                f"{layout.named(dataset, shots)}, seed {seed}: {' and '.join(hashes.values())} saw "
-                "different pictures (split_hash), do not compare them"
-            )
+def _seconds(done: Iterable[tuple[Spot, Outcome]]) -> float | None:
+    """Mean over seeds of all columns together; None if no run tells its time."""
+    seconds: dict[int, float] = {}
+    for spot, read in done:
+        if read.seconds is not None:
+            seconds[spot.seed] = seconds.get(spot.seed, 0.0) + read.seconds
+    return statistics.fmean(seconds.values()) if seconds else None
