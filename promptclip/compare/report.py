@@ -96,8 +96,8 @@ def limits(contest: Contest) -> Iterator[str]:
     elif least > LEVEL:
         test = "Wilcoxon's test" + (f", adjusted for {tests} comparisons," if tests > 1 else "")
         yield (
-            f"{n} data sets: {test} cannot go below p = {least:.4g}, so it cannot show a difference "
-            f"at {LEVEL:.0%} whatever the values are; {_enough(tests)} data sets could."
+            f"{n} data sets: {test} cannot go below p = {least:.4g}, so it cannot show a "
+            f"difference at {LEVEL:.0%} whatever the values are; {_enough(tests)} data sets could."
         )
     if (ranking := _ranking(contest)) and ranking.smallest_p > LEVEL:
         yield (
