@@ -127,6 +127,17 @@ def test_what_differs_by_yaml_is_averaged_and_nothing_else(tmp_path):
     assert coop.backbone == "ViT-B/16"
 
 
+def test_two_backbones_are_not_averaged(tmp_path):
+    # emoji's yaml names its CLIP.
+    for dataset, backbone in (("emoji", "tiny-emoji"), ("dtd", "ViT-B/16")):
+        config = config_of("CoOp", "all", 1, backbone)
+        at(tmp_path, Place("fewshot", dataset, 1, "CoOp", "tiny", 1), 40, config=config)
+    (row,) = averages(tmp_path)
+    refusal = "not averaged: MODEL.BACKBONE.NAME differ between data sets"
+    assert row.cells["shots_1"].lines() == ["", refusal]
+    assert row.backbone == "several"
+
+
 def test_what_is_not_averaged_over_seeds_is_not_averaged_over_data_sets(tree):
     half(tree, "dtd", "CoOp", 2, "new", lr=9)
     coop, dapt = averages(tree)

@@ -101,7 +101,10 @@ def _cell(
 
 
 def _difference(rows: Mapping[str, Row], column: str) -> str:
-    """Why a column is not averaged: configurations that differ where no yaml says so."""
+    """Why a column is not averaged: configurations that differ where no yaml says so.
+
+    Another CLIP is another one even if a data set's yaml names it.
+    """
     from promptclip.config import config_difference, keys_by_dataset
 
     first: dict[str, object] | None = None
@@ -111,7 +114,7 @@ def _difference(rows: Mapping[str, Row], column: str) -> str:
         config = copy.deepcopy(dict(row.configs[column]))
         del config["DATASET"]
         first = first or config
-        may = keys_by_dataset(row.method, row.cfg, rows)
+        may = keys_by_dataset(row.method, row.cfg, rows) - {"MODEL.BACKBONE.NAME"}
         keys = (
             {line.partition(":")[0] for line in config_difference(first, config)} - may - {"SEED"}
         )

@@ -228,7 +228,7 @@ class Table:
     @property
     def complete(self) -> bool:
         """Whether every cell of every row has all its seeds."""
-        return all(cell.complete for row in self.all_rows for cell in row.cells.values())
+        return all(cell.complete for row in self.rows for cell in row.cells.values())
 
     @property
     def all_rows(self) -> list[Row]:
