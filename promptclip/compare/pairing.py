@@ -115,7 +115,9 @@ def _cells(
             setting = f"from {one.dataset}, {of_shots(one.shots)}"
             yield (one.protocol, setting, "accuracy"), column, cells
         else:
-            yield (one.protocol, heading(column), "accuracy"), one.dataset, cells
+            shots = [of_shots(one.shots)] if one.shots else []
+            setting = ", ".join([*shots, heading(column)])
+            yield (one.protocol, setting, "accuracy"), one.dataset, cells
 
 
 def _columns(row: Row) -> list[str]:
