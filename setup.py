@@ -13,11 +13,13 @@ setup(
         "promptclip.assets",
         "promptclip.configs",
         "promptclip.datasets",
+        "promptclip.published",
         "promptclip.trainers",
     ],
     package_dir={f"promptclip.{name}": name for name in ("configs", "datasets", "trainers")},
     package_data={
         "promptclip.assets": ["*.safetensors"],
         "promptclip.configs": ["*/*.yaml", "*/*/*.yaml"],
+        "promptclip.published": ["*.csv"],
     },
 )

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,22 @@ def config_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> lis
         for key in sorted(a.keys() | b.keys())
         if a.get(key, "absent") != b.get(key, "absent")
     ]
+
+
+def keys_by_dataset(method: str, cfg: str, datasets: Iterable[str]) -> set[str]:
+    """Keys to which a method's yaml or those of data sets give each data set a value of its own.
+
+    Args:
+        method: the folder in `configs/trainers`.
+        cfg: a yaml in it, without its suffix.
+        datasets: files of `configs/datasets`, without their suffix.
+    """
+    recipe = configs_dir() / "trainers" / method / f"{cfg}.yaml"
+    files = [configs_dir() / "datasets" / f"{dataset}.yaml" for dataset in datasets]
+    own = [read_yaml(file) for file in files if file.is_file()]
+    if recipe.is_file():
+        own += read_yaml(recipe).get("PER_DATASET", {}).values()
+    return {key for layer in own for key in _leaves(layer)}
 
 
 def closest(word: str, choices: Sequence[str]) -> str:

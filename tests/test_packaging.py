@@ -71,6 +71,7 @@ def test_a_wheel_holds_the_library_its_configurations_and_the_small_clip(wheel):
         f"promptclip/{name}" for name in files("trainers", "*.py") | files("datasets", "*.py")
     }
     wanted |= files("promptclip", "**/*.py") | files("promptclip/assets", "*.safetensors")
+    wanted |= files("promptclip/published", "*.csv")
     assert wanted <= names
     assert {name.split("/")[0] for name in names} == {
         "promptclip",

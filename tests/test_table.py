@@ -10,49 +10,17 @@ import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from result_tree import HALVES, elsewhere, few_shot, folder_of, put
 
 from promptclip import results, table
 from promptclip.errors import UserError
 from promptclip.table import Cell, Row, Table, harmonic, t_quantile
 
-HALVES = {"base": "train_base", "new": "test_new"}
-
-
-def folder_of(root: Path, half: str, method: str, seed: int, cfg: str = "tiny") -> Path:
-    return root / f"base2new/{HALVES[half]}/emoji/shots_16/{method}/{cfg}/seed{seed}"
-
-
-def put(
-    root: Path, half: str, method: str, seed: int, accuracy: float, **changes: Any
-) -> dict[str, Any]:
-    """Write a result where a run would write it."""
-    lr = changes.pop("lr", 0.002)
-    folder = changes.pop("folder", None) or folder_of(root, half, method, seed)
-    result = {
-        "schema": results.SCHEMA,
-        "method": method,
-        "dataset": "Emoji",
-        "subsample": half,
-        "shots": 16,
-        "seed": seed,
-        "metrics": {"accuracy": accuracy},
-        "trainable_parameters": 8192,
-        "seconds": {"train": 10.0, "test": 5.0},
-        "split_hash": f"sample {seed}",
-        "config": {
-            "SEED": seed,
-            "DATASET": {"SUBSAMPLE_CLASSES": half, "ROOT": f"/{half}"},
-            "TRAINER": {"NAME": method},
-            "OPTIM": {"LR": lr},
-        },
-    }
-    results.write(result | changes, folder)
-    return result
+t_quantile(1)  # loads scipy before hypothesis measures time
 
 
 @pytest.fixture
@@ -255,27 +223,12 @@ def test_bad_input(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no runs; expected train_base/"):
         table.build(tmp_path / "empty")
-    with pytest.raises(UserError, match="text, md, csv, json, got 'xls'"):
+    with pytest.raises(UserError, match="text, md, csv, json, latex, html, got 'xls'"):
         table.render(Table(()), "xls")
     (tmp_path / "base2new").rename(tmp_path / "one")
     put(tmp_path, "base", "CoOp", 1, 50)
     with pytest.raises(UserError, match="several output trees"):
         table.build(tmp_path)
-
-
-def few_shot(
-    root: Path, method: str, shots: int, seed: int, accuracy: float, **changes: Any
-) -> None:
-    folder = root / f"fewshot/emoji/shots_{shots}/{method}/tiny/seed{seed}"
-    put(root, "all", method, seed, accuracy, shots=shots, folder=folder, **changes)
-
-
-def elsewhere(root: Path, protocol: str, target: str, method: str, seed: int, accuracy: float,
-              **changes: Any) -> None:  # fmt: skip
-    folder = root / f"{protocol}/emoji/{target}/shots_16/{method}/tiny/seed{seed}"
-    names = {"emoji_people": "EmojiPeople", "emoji_line": "EmojiLine"}
-    more = {"dataset": names.get(target, "EmojiOpenMoji")} | changes
-    put(root, "all", method, seed, accuracy, folder=folder, **more)
 
 
 @pytest.fixture
