@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import promptclip
+from promptclip import imbalance
 from promptclip.files import content_hash, write_json
 
 if TYPE_CHECKING:
@@ -29,17 +30,21 @@ FAILURE_FILE = "failed.json"
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow", "safetensors")
 
 
-def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict[str, Any]:
+def collect(
+    trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float], trained: bool = True
+) -> dict[str, Any]:
     """Everything about a run that has just been tested.
 
     Args:
         trainer: a Dassl trainer; its evaluator holds the labels and predictions of the last test.
         cfg: the run's configuration.
         seconds: wall-clock time by phase.
+        trained: whether the training pictures at hand are those that the model knows.
 
     Returns:
         JSON content; accuracies in percent at full precision, memory in bytes. `metrics` is None
-        if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it.
+        if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it,
+        `groups` (head, medium, tail) if `trained` and the benchmark is one of promptclip's.
     """
     from promptclip.config import config_hash
 
@@ -48,6 +53,10 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
     collapse = getattr(trainer, "collapse", None)
     model = getattr(trainer, "model", None)
     chosen = dict(getattr(model, "chosen", {}))
+    classes = per_class(evaluator._y_true, evaluator._y_pred, classnames)
+    grouped = trained and hasattr(trainer.dm.dataset, "class_order")
+    if grouped:
+        _tell_training(classes, trainer.dm.dataset)
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -56,7 +65,8 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
-        "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
+        "per_class": classes,
+        **({"groups": imbalance.group_accuracies(classes)} if grouped else {}),
         **({} if collapse is None else {"collapse": collapse}),
         "trainable_parameters": _trainable(trainer),
         "transfers": getattr(model, "transfers", True),
@@ -108,6 +118,14 @@ def per_class(
         }
         for label, name in enumerate(classnames)
     ]
+
+
+def _tell_training(classes: Sequence[dict[str, Any]], dataset: Any) -> None:
+    """Add to every class its number of training pictures and its group."""
+    counts = Counter(picture.label for picture in dataset.train_x)
+    group = imbalance.groups(counts, dataset.class_order)
+    for label, row in enumerate(classes):
+        row |= {"num_train": counts[label], "group": group[label]}
 
 
 def write(result: Mapping[str, Any], folder: str | Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptclip import plugins, results
+from promptclip import imbalance, plugins, results
 from promptclip.config import config_difference, config_hash
 from promptclip.errors import UserError
 from promptclip.files import write_json
@@ -78,7 +78,9 @@ def run(
                         with clock("train"):
                             trainer.train()
                         clock.seconds["train"] -= clock.seconds.get("test", 0.0)
-                result = results.collect(trainer, cfg, seconds=clock.seconds)
+                result = results.collect(trainer, cfg, seconds=clock.seconds, trained=not eval_only)
+                if cfg.DATASET.IMBALANCE < 1 and "groups" in result:
+                    log.info("=> by training pictures\n%s", imbalance.listed(result["groups"]))
                 results.write(result, folder)
                 return result
         except Exception as error:

@@ -18,12 +18,13 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from promptclip import results
 from promptclip.errors import UserError
+from promptclip.imbalance import GROUPS
 from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, find, of_shots
 
 _Group: TypeAlias = tuple[str, str, int]  # protocol, data set, shots (0 where they are columns)
@@ -31,10 +32,15 @@ _RowKey: TypeAlias = tuple[_Group, str, str]  # its group, method, configuration
 _CellKey: TypeAlias = tuple[str, int]  # column, seed
 _Found: TypeAlias = Mapping[_CellKey, "dict[str, Any] | str"]  # a result, or why there is none
 CAPTION = "Accuracy in percent, mean ± sample standard deviation over seeds."
+_BY_FREQUENCY = (
+    "head, medium, tail: the thirds of the classes with the most, the middle and the fewest "
+    "training pictures."
+)
 _CAPTIONS = {
     "H": "H: the harmonic mean of base and new for each seed, then as above.",
     "average": "average: the mean over the targets for each seed, then as above.",
 }
+_BALANCED = "ratio_1"
 H_OF_MEANS = "H of means: the harmonic mean of the two means, as published tables have it."
 
 
@@ -112,9 +118,10 @@ class Row:
     Attributes:
         dataset: that was trained on.
         shots: of every cell; 0 in "fewshot", where they are the columns.
-        cells: by column: "base" and "new", "shots_<k>", or the data sets of the tests, of which
-            the first is `dataset`.
+        cells: by column: "base" and "new", "shots_<k>", "ratio_<r>", or the data sets of the tests,
+            of which the first is `dataset`. In a part: "head", "medium" and "tail".
         seconds: mean over seeds of all cells together.
+        part: the column whose classes this row takes apart by their training pictures; "" for none.
     """
 
     dataset: str
@@ -126,10 +133,13 @@ class Row:
     trainable_parameters: int | None
     seconds: float | None
     protocol: str = "base2new"
+    part: str = ""
 
     @property
     def summary(self) -> dict[str, Cell]:
         """H or the average of each seed that has all cells, under its heading; may be empty."""
+        if self.part:
+            return {}
         if self.protocol == "base2new":
             return {"H": _combined("unpaired", lambda pair: harmonic(*pair), self.cells.values())}
         if self.protocol in TARGETS:
@@ -162,6 +172,11 @@ class Row:
         return harmonic(base, new)
 
     @property
+    def group(self) -> _Group:
+        """What rows that are to be compared have in common."""
+        return self.protocol, self.dataset, self.shots
+
+    @property
     def complete_seeds(self) -> set[int]:
         """Seeds that have every cell."""
         return set(self.seeds).intersection(*(c.values for c in self.cells.values() if c.applies))
@@ -169,10 +184,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of protocol, data set, shots, method, configuration; notes on groups."""
+    """Rows in the order of protocol, data set, shots, method, configuration; notes on groups.
+
+    Attributes:
+        parts: of rows with imbalanced training pictures, one for each column.
+    """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    parts: tuple[Row, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -181,18 +201,24 @@ class Table:
 
     @property
     def groups(self) -> Iterator[tuple[str, list[Row]]]:
-        """Rows that are to be compared, and what they have in common."""
-        for (protocol, dataset, shots), rows in itertools.groupby(
-            self.rows, lambda row: (row.protocol, row.dataset, row.shots)
-        ):
+        """Rows that are to be compared, and what they have in common; parts after their rows."""
+        parts: dict[_Group, dict[str, list[Row]]] = {}
+        for row in self.parts:
+            parts.setdefault(row.group, {}).setdefault(row.part, []).append(row)
+        for group, rows in itertools.groupby(self.rows, lambda row: row.group):
+            protocol, dataset, shots = group
             source = "from " if protocol in TARGETS else ""
-            yield f"{source}{_named(dataset, shots)}, {PROTOCOLS[protocol]}", list(rows)
+            title = f"{source}{_named(dataset, shots)}, {PROTOCOLS[protocol]}"
+            yield title, list(rows)
+            for column, rows_of_part in parts.get(group, {}).items():
+                yield f"{title}: {_heading(column)}", rows_of_part
 
     @property
     def caption(self) -> str:
         """What the numbers are."""
         summaries = dict.fromkeys(name for row in self.rows for name in row.summary)
-        return " ".join([CAPTION, *(_CAPTIONS[name] for name in summaries)])
+        more = [_BY_FREQUENCY] if self.parts else []
+        return " ".join([CAPTION, *(_CAPTIONS[name] for name in summaries), *more])
 
 
 def harmonic(base: float, new: float) -> float:
@@ -247,8 +273,11 @@ def build(root: str | Path) -> Table:
         cells = runs.setdefault((group, place.method, place.cfg), {})
         wanted = [(_column(place), place, folder)]
         if place.source:
-            output = folder.parents[len(place.path.parts) - 1]
-            wanted.append((place.dataset, place.source, output / place.source.path))
+            path = folder.parents[len(place.path.parts) - 1] / place.source.path
+            if place.protocol != "imbalance":
+                wanted.append((place.dataset, place.source, path))
+            elif path.is_dir():  # whoever asks for small ratios alone does not miss it
+                wanted.append((_BALANCED, place.source, path))
         for column, of, path in wanted:
             if cells.setdefault((column, place.seed), (of, path)) != (of, path):
                 raise UserError(f"{root} holds several output trees; give one of them")
@@ -265,11 +294,13 @@ def build(root: str | Path) -> Table:
     expected: dict[_Group, set[_CellKey]] = {}
     for (group, *_), cells in runs.items():
         expected.setdefault(group, set()).update(cells)
-    rows = [
-        _row(row, found[row], _columns(row[0], expected[row[0]]), expected[row[0]])
-        for row in sorted(runs, key=lambda row: (list(PROTOCOLS).index(row[0][0]), row))
-    ]
-    return Table(tuple(rows), tuple(_notes(runs, found)))
+    rows: list[Row] = []
+    parts: list[Row] = []
+    for row in sorted(runs, key=lambda row: (list(PROTOCOLS).index(row[0][0]), row)):
+        columns = _columns(row[0], expected[row[0]])
+        rows.append(_row(row, found[row], columns, expected[row[0]]))
+        parts += _parts(rows[-1], found[row])
+    return Table(tuple(rows), tuple(_notes(runs, found)), tuple(parts))
 
 
 def render(table: Table, format: str = "text", *, width: int | None = None) -> str:
@@ -316,6 +347,8 @@ def _columns(group: _Group, expected: Iterable[_CellKey]) -> list[str]:
     seen = sorted({column for column, _ in expected})
     if protocol == "fewshot":
         return sorted(seen, key=lambda column: int(column.removeprefix("shots_")))
+    if protocol == "imbalance":
+        return sorted(seen, key=lambda column: -float(column.removeprefix("ratio_")))
     order = [dataset, *TARGETS[protocol].get(dataset, ())]
     return [column for column in order if column in seen] + [c for c in seen if c not in order]
 
@@ -325,8 +358,12 @@ def _named(dataset: str, shots: int) -> str:
 
 
 def _heading(column: str) -> str:
-    shots = column.removeprefix("shots_")
-    return column if shots == column else of_shots(int(shots))
+    kind, _, number = column.partition("_")
+    if kind == "shots":
+        return of_shots(int(number))
+    if kind == "ratio":
+        return "balanced" if column == _BALANCED else f"ratio {number}"
+    return column
 
 
 def _combined(word: str, mean: Callable[[list[float]], float], cells: Iterable[Cell]) -> Cell:
@@ -354,6 +391,9 @@ def _read(place: Place, folder: Path) -> dict[str, Any] | str:
         return "no result.json of" if folder.is_dir() else "missing"
     identity = (result["shots"], result["method"], result["subsample"], result["seed"])
     if identity != (place.shots, place.method, place.classes, place.seed):
+        return "misplaced"
+    ratio = result["config"]["DATASET"].get("IMBALANCE", 1.0)
+    if place.ratio is not None and place.ratio != ratio:
         return "misplaced"
     if result.get("dataset") != (_registered(place.benchmark) or result.get("dataset")):
         return "misplaced"
@@ -408,24 +448,67 @@ def _row(key: _RowKey, found: _Found, columns: Sequence[str], expected: Iterable
     )
 
 
-def _difference(protocol: str, found: _Found, column: str = "") -> str:
+def _parts(row: Row, found: _Found) -> Iterator[Row]:
+    """A row for each column of `row` with imbalanced training pictures: head, medium and tail.
+
+    Balanced training, where it is there to compare with, is taken apart as well.
+    """
+    for column, cell in row.cells.items():
+        whole = {
+            seed: result
+            for (its, seed), result in found.items()
+            if its == column and not isinstance(result, str)
+        }
+        measured = {seed: r["groups"] for seed, r in whole.items() if "groups" in r}
+        rare = any(whole[seed]["config"]["DATASET"].get("IMBALANCE", 1.0) < 1 for seed in measured)
+        if not (rare or row.protocol == "imbalance"):
+            continue
+        cells = {}
+        for group in GROUPS:
+            accuracy = {seed: groups[group]["accuracy"] for seed, groups in measured.items()}
+            cells[group] = Cell(
+                {seed: value for seed, value in accuracy.items() if value is not None},
+                {
+                    **cell.problems,
+                    **{seed: "not measured" for seed in whole if seed not in measured},
+                    **{seed: "no pictures" for seed, value in accuracy.items() if value is None},
+                },
+                cell.refusal,
+            )
+        # What one column of a row has cost is not known.
+        yield replace(row, cells=cells, part=column, trainable_parameters=None, seconds=None)
+
+
+def _compared(protocol: str, column: str) -> str:
+    """Runs of a row must have equal configurations if this is equal.
+
+    In "fewshot" a yaml may say something else for each number of shots. What is balanced is
+    trained for few-shot, and has no profile.
+    """
+    if protocol == "fewshot" or column == _BALANCED:
+        return column
+    return ""
+
+
+def _difference(protocol: str, found: _Found, column: str | None = None) -> str:
     """The first two runs of a row whose configurations differ in more than they must.
 
-    In "fewshot", a yaml may say something else for each number of shots: only runs of one column
-    are compared, of `column` or of any.
+    Only runs that are comparable with those of `column`, or with any.
     """
     from promptclip.config import config_difference
 
-    by_column = protocol == "fewshot"
     first: dict[str, tuple[_CellKey, Any]] = {}
     for cell, result in sorted(found.items()):
-        if isinstance(result, str) or (by_column and column and cell[0] != column):
+        kind = _compared(protocol, cell[0])
+        if isinstance(result, str) or (column is not None and kind != _compared(protocol, column)):
             continue
         config = copy.deepcopy(result["config"])
         del config["SEED"], config["DATASET"]["SUBSAMPLE_CLASSES"]
         if protocol in TARGETS:
             del config["DATASET"]
-        (one, seed), config_of_one = first.setdefault(cell[0] if by_column else "", (cell, config))
+        elif protocol == "imbalance":
+            config["DATASET"].pop("IMBALANCE", None)
+        (one, seed), config_of_one = first.setdefault(kind, (cell, config))
         if difference := config_difference(config_of_one, config):
             return (
                 f"{one} seed {seed} and {cell[0]} seed {cell[1]} have different configurations: "
@@ -438,7 +521,7 @@ def _notes(
     runs: Mapping[_RowKey, Mapping[_CellKey, tuple[Place, Path]]],
     found: Mapping[_RowKey, _Found],
 ) -> Iterator[str]:
-    samples: dict[tuple[str, int, int], dict[Any, str]] = {}
+    samples: dict[tuple[str, int, int, float], dict[Any, str]] = {}
     tuned: dict[str, list[str]] = {}
     for row, cells in sorted(found.items()):
         (protocol, dataset, shots), method, cfg = row
@@ -448,7 +531,8 @@ def _notes(
         for (column, seed), result in sorted(cells.items()):
             place, folder = runs[row][column, seed]
             if not isinstance(result, str):
-                hashes = samples.setdefault((place.benchmark, place.shots, seed), {})
+                sample = (place.benchmark, place.shots, seed, place.ratio or 1)
+                hashes = samples.setdefault(sample, {})
                 hashes.setdefault(result["split_hash"], method)
                 if (on := result.get("tuned_on", "none")) != "none":
                     tuned.setdefault(on, []).append(f"{method} ({cfg})")
@@ -458,17 +542,19 @@ def _notes(
     for on, methods in tuned.items():
         names = ", ".join(dict.fromkeys(methods))
         yield f"{names}: hyper-parameters chosen on {on} pictures in each run"
-    for (dataset, shots, seed), hashes in sorted(samples.items()):
+    for (dataset, shots, seed, ratio), hashes in sorted(samples.items()):
         if len(hashes) > 1:
+            of_ratio = "" if ratio == 1 else f", ratio {ratio:g}"
             yield (
-                f"{_named(dataset, shots)}, seed {seed}: {' and '.join(hashes.values())} saw "
-                "different pictures (split_hash), do not compare them"
+                f"{_named(dataset, shots)}{of_ratio}, seed {seed}: {' and '.join(hashes.values())} "
+                "saw different pictures (split_hash), do not compare them"
             )
 
 
 def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[list[str]]]]:
     """What text and Markdown share: headings, and for each row the cells, each a list of lines."""
-    headings = ["method", *map(_heading, rows[0].cells), *rows[0].summary]
+    headings = ["method", *map(_heading, rows[0].cells), *rows[0].summary, "seeds"]
+    whole = not rows[0].part
     several = len({row.cfg for row in rows}) > 1
     grid = []
     for row in rows:
@@ -478,11 +564,15 @@ def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[list[str]]]]:
                 [row.method, *([row.cfg] if several else [])],
                 *(cell.lines() for cell in (*row.cells.values(), *row.summary.values())),
                 [str(done) if done == len(row.seeds) else f"{done} of {len(row.seeds)}"],
-                ["" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"],
-                ["" if row.seconds is None else f"{row.seconds:,.0f}"],
             ]
         )
-    return [*headings, "seeds", "params", "seconds"], grid
+        if whole:
+            params, seconds = row.trainable_parameters, row.seconds
+            grid[-1] += [
+                ["" if params is None else f"{params:,}"],
+                ["" if seconds is None else f"{seconds:,.0f}"],
+            ]
+    return [*headings, *(["params", "seconds"] if whole else [])], grid
 
 
 def _text(table: Table, width: int | None) -> str:
@@ -542,11 +632,13 @@ def _long_caption(table: Table) -> str:
 
 
 def _csv(table: Table) -> str:
-    """One table for each protocol, with all columns that its rows have."""
+    """One table for each protocol, with all columns that its rows have, and one for its parts."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     statistics_of = ("mean", "deviation", "interval95", "n", "problems")
-    for protocol, group in itertools.groupby(table.rows, lambda row: row.protocol):
+    for (protocol, of_part), group in itertools.groupby(
+        (*table.rows, *table.parts), lambda row: (row.protocol, bool(row.part))
+    ):
         rows = list(group)
         columns = list(dict.fromkeys(c for row in rows for c in (*row.cells, *row.summary)))
         of_means = ["h_of_means"] if "H" in columns else []
@@ -554,6 +646,7 @@ def _csv(table: Table) -> str:
             ["dataset", "shots", "method", "cfg", "seeds"]
             + [f"{column.lower()}_{name}" for column in columns for name in statistics_of]
             + [*of_means, "trainable_parameters", "seconds", "protocol"]
+            + (["part"] if of_part else [])
         )
         for row in rows:
             seeds = " ".join(map(str, row.seeds))
@@ -566,15 +659,18 @@ def _csv(table: Table) -> str:
                 numbers = [] if cell.refusal else [cell.mean, cell.deviation, cell.interval]
                 record += [*(numbers or [None] * 3), len(cell.values), "; ".join(cell.notes())]
             record += [row.h_of_means] if of_means else []
-            writer.writerow([*record, row.trainable_parameters, row.seconds, protocol])
+            record += [row.trainable_parameters, row.seconds, protocol]
+            writer.writerow([*record, *([row.part] if of_part else [])])
     return out.getvalue()
 
 
 def _json(table: Table) -> str:
-    rows = [
-        {
+
+    def record(row: Row) -> dict[str, Any]:
+        return {
             "protocol": row.protocol,
             "dataset": row.dataset,
+            **({"part": row.part} if row.part else {}),
             "shots": row.shots or None,
             "method": row.method,
             "cfg": row.cfg,
@@ -584,7 +680,11 @@ def _json(table: Table) -> str:
             "trainable_parameters": row.trainable_parameters,
             "seconds": row.seconds,
         }
-        for row in table.rows
-    ]
-    content = {"caption": _long_caption(table), "rows": rows, "notes": list(table.notes)}
+
+    content = {
+        "caption": _long_caption(table),
+        "rows": [record(row) for row in table.rows],
+        **({"parts": [record(row) for row in table.parts]} if table.parts else {}),
+        "notes": list(table.notes),
+    }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
