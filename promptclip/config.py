@@ -36,6 +36,7 @@ NOT_HASHED = frozenset(
         "OUTPUT_DIR",
         "RESUME",
         "TEST.COMPUTE_CMAT",
+        "TEST.FEATURE_CACHE",
         "TEST.PER_CLASS_RESULT",
         "TRAIN.CHECKPOINT_FREQ",
         "TRAIN.PRINT_FREQ",
@@ -107,6 +108,7 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
     cfg.MODEL.EXACT_TEXTBOOK = False
     cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
+    cfg.TEST.FEATURE_CACHE = ""  # a folder for image features of all runs, or "off"
     cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own
     cfg.REGULARIZER = CfgNode(regularizers.defaults())
     for name, method in plugins.methods().items():

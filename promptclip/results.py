@@ -72,15 +72,17 @@ def collect(
         "transfers": getattr(model, "transfers", True),
         # Hyper-parameters that the method chose, and where; "none" if all are those of `config`
         "tuned_on": "validation" if chosen else "none",
+        # "computed" or "found" if the test's image features are shared between runs
+        "shared_features": getattr(trainer, "shared_features", None),
         "chosen": chosen,
         "seconds": dict(seconds),
         "peak_memory": _peak_memory(trainer.device),
         "config_hash": config_hash(cfg),
         "split_hash": getattr(trainer.dm.dataset, "split_hash", None),
         "config": json.loads(json.dumps(cfg)),
-        "versions": _versions(),
+        "versions": versions(),
         "git": _git(),
-        "hardware": _hardware(trainer.device),
+        "hardware": hardware(trainer.device),
         "date": _now(),
     }
 
@@ -196,10 +198,11 @@ def _peak_memory(device: Any) -> dict[str, int | None]:
     return {"resident": resident, "cuda": cuda}
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that compute; None for one that is not installed."""
     import dassl
 
-    versions: dict[str, str | None] = {
+    found: dict[str, str | None] = {
         "python": platform.python_version(),
         "promptclip": promptclip.__version__,
         # Of the module, not of the distribution: a checkout on the path has no metadata. The
@@ -208,10 +211,10 @@ def _versions() -> dict[str, str | None]:
     }
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+            found[package] = None
+    return found
 
 
 def _git() -> dict[str, Any] | None:
@@ -235,7 +238,8 @@ def _git() -> dict[str, Any] | None:
     return {"commit": commit.strip(), "dirty": bool(status.strip())}
 
 
-def _hardware(device: Any) -> dict[str, Any]:
+def hardware(device: Any) -> dict[str, Any]:
+    """The machine, and what of it computes."""
     import torch
 
     return {

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from random_clip import random_state_dict
 from torch import Tensor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def features_of_tests_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache of image features."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMPTCLIP_FEATURE_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield
 
 
 @pytest.fixture(scope="session")
