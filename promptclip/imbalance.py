@@ -97,8 +97,8 @@ def thin(
     return [pictures[index] for index in sorted(kept)]
 
 
-def groups(counts: Mapping[int, int], order: Sequence[int]) -> dict[int, str]:
-    """The group of each class: head, medium or tail, each a third of the classes.
+def groups(counts: Sequence[int], order: Sequence[int]) -> dict[str, list[int]]:
+    """Labels of head, medium and tail, each a third of the classes.
 
     By the number of training pictures; equally frequent classes stand in the drawn order, so the
     groups of a balanced sample are those that its imbalanced versions have. Where the classes are
@@ -108,11 +108,10 @@ def groups(counts: Mapping[int, int], order: Sequence[int]) -> dict[int, str]:
         counts: training pictures by label.
         order: all labels, from frequent to rare.
     """
-    ranked = sorted(order, key=lambda label: -counts.get(label, 0))  # keeps the order of equals
+    ranked = sorted(order, key=lambda label: -counts[label])  # keeps the order of equals
     third = round(len(ranked) / 3)
-    medium = len(ranked) - 2 * third
-    names = [GROUPS[0]] * third + [GROUPS[1]] * medium + [GROUPS[2]] * third
-    return dict(zip(ranked, names, strict=True))
+    ends = (0, third, len(ranked) - third, len(ranked))
+    return {name: sorted(ranked[ends[i] : ends[i + 1]]) for i, name in enumerate(GROUPS)}
 
 
 def told(pictures: Sequence[Picture], whole: int) -> str:
@@ -125,27 +124,31 @@ def told(pictures: Sequence[Picture], whole: int) -> str:
     )
 
 
-def group_accuracies(per_class: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Accuracy of head, medium and tail, from classes that say which they belong to.
+def group_accuracies(
+    per_class: Sequence[Mapping[str, Any]], counts: Sequence[int], order: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of head, medium and tail.
 
     Args:
-        per_class: for each class its `group`, `num_train`, `num_test` and `accuracy` in percent.
+        per_class: `num_test` and `accuracy` in percent, by label.
+        counts: training pictures by label.
+        order: see `groups`.
 
     Returns:
         For each group: `accuracy`, in percent of its test pictures, None without any; `num_test`;
-        `num_classes`; `num_train`, the fewest and the most training pictures of a class.
+        `classes`, their labels; `num_train`, the fewest and the most training pictures of a class.
     """
     found = {}
-    for name in GROUPS:
-        rows = [row for row in per_class if row["group"] == name]
-        trained = [row["num_train"] for row in rows]
+    for name, labels in groups(counts, order).items():
+        rows = [per_class[label] for label in labels]
+        trained = [counts[label] for label in labels]
         total = sum(row["num_test"] for row in rows)
         hits = sum(row["num_test"] * row["accuracy"] for row in rows if row["num_test"])
         found[name] = {
             "accuracy": hits / total if total else None,
             "num_test": total,
-            "num_classes": len(rows),
             "num_train": [min(trained), max(trained)] if trained else None,
+            "classes": labels,
         }
     return found
 
@@ -158,6 +161,7 @@ def listed(groups: Mapping[str, Mapping[str, Any]]) -> str:
             low, high = group["num_train"]
             trained = f"{low}" if low == high else f"{low} to {high}"
             pictures = f"{trained} training picture{'s' if high > 1 else ''}"
-            classes = f"{group['num_classes']} class{'es' if group['num_classes'] > 1 else ''}"
+            number = len(group["classes"])
+            classes = f"{number} class{'es' if number > 1 else ''}"
             lines.append(f"* {name}: {group['accuracy']:.1f}% ({pictures} of each of {classes})")
     return "\n".join(lines)

@@ -44,7 +44,8 @@ def collect(
     Returns:
         JSON content; accuracies in percent at full precision, memory in bytes. `metrics` is None
         if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it,
-        `groups` (head, medium, tail) if `trained` and the benchmark is one of promptclip's.
+        `num_train` of every class and `groups` (head, medium, tail) if `trained` and the benchmark
+        is one of promptclip's.
     """
     from promptclip.config import config_hash
 
@@ -54,9 +55,7 @@ def collect(
     model = getattr(trainer, "model", None)
     chosen = dict(getattr(model, "chosen", {}))
     classes = per_class(evaluator._y_true, evaluator._y_pred, classnames)
-    grouped = trained and hasattr(trainer.dm.dataset, "class_order")
-    if grouped:
-        _tell_training(classes, trainer.dm.dataset)
+    known = trained and hasattr(trainer.dm.dataset, "class_order")
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -66,7 +65,7 @@ def collect(
         "seed": cfg.SEED,
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
         "per_class": classes,
-        **({"groups": imbalance.group_accuracies(classes)} if grouped else {}),
+        **(_by_training(classes, trainer.dm.dataset) if known else {}),
         **({} if collapse is None else {"collapse": collapse}),
         "trainable_parameters": _trainable(trainer),
         "transfers": getattr(model, "transfers", True),
@@ -122,12 +121,12 @@ def per_class(
     ]
 
 
-def _tell_training(classes: Sequence[dict[str, Any]], dataset: Any) -> None:
-    """Add to every class its number of training pictures and its group."""
-    counts = Counter(picture.label for picture in dataset.train_x)
-    group = imbalance.groups(counts, dataset.class_order)
-    for label, row in enumerate(classes):
-        row |= {"num_train": counts[label], "group": group[label]}
+def _by_training(classes: Sequence[Mapping[str, Any]], dataset: Any) -> dict[str, Any]:
+    """Training pictures by label, and what they mean for the accuracies."""
+    trained = Counter(picture.label for picture in dataset.train_x)
+    counts = [trained[label] for label in range(len(classes))]
+    groups = imbalance.group_accuracies(classes, counts, dataset.class_order)
+    return {"num_train": counts, "groups": groups}
 
 
 def write(result: Mapping[str, Any], folder: str | Path) -> None:

@@ -162,25 +162,28 @@ def test_the_order_depends_on_benchmark_and_seed_alone() -> None:
 def test_groups_are_thirds_by_training_pictures(
     counts: list[int], order: list[int], expected: str
 ) -> None:
-    found = groups(dict(enumerate(counts)), order)
-    assert [found[label] for label in range(len(counts))] == expected.split()
+    found = groups(counts, order)
+    assert list(found) == list(GROUPS)
+    of = {label: name for name, labels in found.items() for label in labels}
+    assert [of[label] for label in range(len(counts))] == expected.split()
 
 
 def test_accuracy_of_groups_by_hand() -> None:
     rows = [
-        {"group": "head", "num_train": 16, "num_test": 10, "accuracy": 90.0},
-        {"group": "head", "num_train": 8, "num_test": 30, "accuracy": 50.0},
-        {"group": "tail", "num_train": 1, "num_test": 4, "accuracy": 25.0},
-        {"group": "tail", "num_train": 1, "num_test": 0, "accuracy": None},
+        {"num_test": 4, "accuracy": 25.0},
+        {"num_test": 10, "accuracy": 90.0},
+        {"num_test": 0, "accuracy": None},
+        {"num_test": 30, "accuracy": 50.0},
+        {"num_test": 0, "accuracy": None},
     ]
-    found = group_accuracies(rows)
-    assert list(found) == list(GROUPS)
-    assert found["head"] == {
-        "accuracy": 60, "num_test": 40, "num_classes": 2, "num_train": [8, 16]
-    }  # fmt: skip
-    assert found["medium"] == {
-        "accuracy": None, "num_test": 0, "num_classes": 0, "num_train": None
-    }  # fmt: skip
+    found = group_accuracies(rows, [1, 16, 1, 8, 2], [0, 1, 2, 3, 4])
+    assert found == {
+        "head": {"accuracy": 60, "num_test": 40, "num_train": [8, 16], "classes": [1, 3]},
+        "medium": {"accuracy": None, "num_test": 0, "num_train": [2, 2], "classes": [4]},
+        "tail": {"accuracy": 25, "num_test": 4, "num_train": [1, 1], "classes": [0, 2]},
+    }
+    two = group_accuracies(rows[:2], [1, 2], [0, 1])["medium"]
+    assert two == {"accuracy": None, "num_test": 0, "num_train": None, "classes": []}
     assert listed(found).splitlines() == [
         "* head: 60.0% (8 to 16 training pictures of each of 2 classes)",
         "* tail: 25.0% (1 training picture of each of 2 classes)",
@@ -283,10 +286,12 @@ def test_keys_are_checked_and_change_the_hash_only_where_they_say_something(mini
 def test_a_run_tells_its_groups(mini: Path, tmp_path: Path) -> None:
     cfg = cfg_of("CoOp", mini, tmp_path / "run", "DATASET.IMBALANCE", 0.25)
     result = run(cfg)
-    assert [row["num_train"] for row in result["per_class"]] == [
-        Counter(label for _, label in trained_on(build_dataset(cfg)))[label] for label in range(5)
-    ]
-    assert result["groups"] == group_accuracies(result["per_class"])
+    dataset = build_dataset(cfg)
+    trained = Counter(label for _, label in trained_on(dataset))
+    assert result["num_train"] == [trained[label] for label in range(5)]
+    assert result["groups"] == group_accuracies(
+        result["per_class"], result["num_train"], dataset.class_order
+    )
     assert sum(group["num_test"] for group in result["groups"].values()) == 20
     mean = sum(g["accuracy"] * g["num_test"] for g in result["groups"].values()) / 20
     assert mean == pytest.approx(result["metrics"]["accuracy"])
