@@ -20,7 +20,7 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from promptclip import splits
+from promptclip import imbalance, splits
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import write_json
@@ -53,6 +53,7 @@ class Benchmark(DatasetBase):
         split_origin: where the whole split is from: "coop" is CoOp's split file, "data set" the
             data set's own lists or folders; a file that is marked says something else.
         split_file_hash: hash of the whole split; None where there is no split file.
+        class_order: labels in the order in which classes get rare; see `promptclip.imbalance`.
     """
 
     dataset_dir: str = ""
@@ -65,12 +66,14 @@ class Benchmark(DatasetBase):
     split_hash: str
     split_origin: str = "coop"
     split_file_hash: str | None = None
+    class_order: list[int]
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Read the split, draw the sample, choose the classes.
+        """Read the split, draw the sample, make classes rare if that is asked for, choose some.
 
         Args:
-            cfg: reads DATASET.ROOT, .NUM_SHOTS, .SUBSAMPLE_CLASSES and SEED.
+            cfg: reads DATASET.ROOT, .NUM_SHOTS, .SUBSAMPLE_CLASSES, .IMBALANCE,
+                .IMBALANCE_PROFILE and SEED.
 
         Raises:
             UserError: if something is missing, or is not what the benchmark must hold.
@@ -87,6 +90,7 @@ class Benchmark(DatasetBase):
             shots=-1 if self.test_only else cfg.DATASET.NUM_SHOTS,
             seed=cfg.SEED,
         )
+        drawn = self._imbalanced(drawn, cfg)
         self.split_hash = split_hash(drawn, drawn_val)
         parts = subsample_classes(
             drawn,
@@ -110,6 +114,31 @@ class Benchmark(DatasetBase):
         self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
         self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
         self.sample_dir = os.path.join(self.dataset_dir, "split_fewshot")
+
+    def _imbalanced(self, drawn: list[Picture], cfg: CfgNode) -> list[Picture]:
+        """The sample with rare classes; sets `class_order`.
+
+        Of base and new classes each half has its own profile, so the half that a run trains on has
+        the ratio that was asked for, and both halves still share one sample.
+        """
+        name, half = type(self).__name__, cfg.DATASET.SUBSAMPLE_CLASSES
+        generator = imbalance.generator_of(name, cfg.SEED)
+        order = imbalance.class_order((picture.label for picture in drawn), generator)
+        whole = self.test_only or half == "all"
+        parts = {half: order} if whole else halve(order)
+        orders = {part: [x for x in order if x in labels] for part, labels in parts.items()}
+        chosen = orders.get(half, [])
+        label = {old: new for new, old in enumerate(sorted(chosen))}
+        self.class_order = [label[old] for old in chosen]
+        # Dassl's own defaults do not know the key.
+        ratio = 1.0 if self.test_only else cfg.DATASET.get("IMBALANCE", 1.0)
+        if ratio == 1:
+            return drawn
+        profile = cfg.DATASET.IMBALANCE_PROFILE
+        how = {"ratio": ratio, "profile": profile, "generator": generator}
+        kept = imbalance.thin(drawn, list(orders.values()), **how)
+        log.info("%s, imbalance %g: %s", name, ratio, imbalance.told(kept, len(drawn)))
+        return kept
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -376,25 +405,33 @@ def read_classnames(path: Path) -> dict[str, str]:
     return {folder: classname for folder, _, classname in rows}
 
 
+def halve(labels: Iterable[int]) -> dict[str, list[int]]:
+    """Base and new classes by CoOp's rule: of labels in ascending order, the first ceil(n / 2)."""
+    labels = sorted(set(labels))
+    middle = (len(labels) + 1) // 2
+    return {"base": labels[:middle], "new": labels[middle:]}
+
+
 def subsample_classes(*parts: Sequence[Picture], subsample: str) -> list[list[Picture]]:
     """Keep the base or the new half of the classes, labelled from 0 again.
 
-    CoOp's rule: the labels of the first part in ascending order, the first ceil(n / 2) are base.
+    Args:
+        parts: lists of pictures; the first decides which classes there are.
+        subsample: "all", "base" or "new"; see `halve`.
 
     Raises:
         UserError: if `subsample` is not one of all, base, new, or the new half would be empty.
     """
     if subsample == "all":
         return [list(part) for part in parts]
-    labels = sorted({picture.label for picture in parts[0]})
-    middle = (len(labels) + 1) // 2
-    halves = {"base": labels[:middle], "new": labels[middle:]}
+    halves = halve(picture.label for picture in parts[0])
     if subsample not in halves:
         raise UserError(
             f'DATASET.SUBSAMPLE_CLASSES must be "all", "base" or "new", got {subsample!r}'
         )
     if not halves[subsample]:
-        raise UserError(f"{len(labels)} class(es) cannot be halved into base and new classes")
+        count = sum(map(len, halves.values()))
+        raise UserError(f"{count} class(es) cannot be halved into base and new classes")
     relabel = {label: index for index, label in enumerate(halves[subsample])}
     return [
         [p._replace(label=relabel[p.label]) for p in part if p.label in relabel] for part in parts

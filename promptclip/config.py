@@ -24,6 +24,7 @@ from yacs.config import CfgNode
 
 import promptclip
 from promptclip.errors import UserError
+from promptclip.imbalance import PROFILES
 
 # Sections of a method's yaml that hold only for some value of a key of DATASET.
 CONDITIONAL = {"PER_SHOTS": "NUM_SHOTS", "PER_DATASET": "NAME"}
@@ -37,6 +38,7 @@ NOT_HASHED = frozenset(
         "OUTPUT_DIR",
         "RESUME",
         "TEST.COMPUTE_CMAT",
+        "TEST.FEATURE_CACHE",
         "TEST.PER_CLASS_RESULT",
         "TRAIN.CHECKPOINT_FREQ",
         "TRAIN.PRINT_FREQ",
@@ -47,15 +49,22 @@ NOT_HASHED = frozenset(
 # Keys that came later, and the value with which everything is as it was before.
 _ADDED_LATER: dict[str, Any] = {
     "DATASET.FOLDER_HASH": "",
+    "DATASET.IMBALANCE": 1.0,
+    "DATASET.IMBALANCE_PROFILE": "exponential",
     "TEST.COLLAPSE_METRICS": False,
     "TRAINER.REGULARIZERS": [],
 }
+
+# Keys that say something only as long as another one does not have this value.
+_IDLE: dict[str, tuple[str, Any]] = {"DATASET.IMBALANCE_PROFILE": ("DATASET.IMBALANCE", 1.0)}
 
 # The values that Dassl's own keys may take: a set of choices, or a closed interval.
 _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "DATALOADER.NUM_WORKERS": (0, math.inf),
     "DATALOADER.TEST.BATCH_SIZE": (1, math.inf),
     "DATALOADER.TRAIN_X.BATCH_SIZE": (1, math.inf),
+    "DATASET.IMBALANCE": (1e-4, 1),
+    "DATASET.IMBALANCE_PROFILE": frozenset(PROFILES),
     "DATASET.NUM_SHOTS": (-1, math.inf),
     "DATASET.SUBSAMPLE_CLASSES": frozenset({"all", "base", "new"}),
     "INPUT.INTERPOLATION": frozenset({"bicubic", "bilinear", "nearest"}),
@@ -97,11 +106,14 @@ def default_cfg() -> CfgNode:
 
     cfg = get_cfg_default()
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
+    cfg.DATASET.IMBALANCE = 1.0  # training pictures of the rarest class to the most frequent one's
+    cfg.DATASET.IMBALANCE_PROFILE = "exponential"  # or "step"
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
     cfg.DATASET.FOLDER = ""  # own pictures: their folder or CSV file, see `promptclip.data_sets`
     cfg.DATASET.FOLDER_HASH = ""  # ... and the hash of what it holds, noted by the command
     cfg.MODEL.EXACT_TEXTBOOK = False
     cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
+    cfg.TEST.FEATURE_CACHE = ""  # a folder for image features of all runs, or "off"
     cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own
     cfg.REGULARIZER = CfgNode(regularizers.defaults())
     for name, method in plugins.methods().items():
@@ -364,14 +376,16 @@ def _hashed(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     Options of other methods and of regularisers that are not used are left out, so that a new one
     leaves every old result valid. So are keys that an older version did not know, where they have
-    the value that means what it did.
+    the value that means what it did, and keys that say nothing beside the value of another.
     """
     names = [cfg["TRAINER"]["NAME"], *cfg["TRAINER"].get("REGULARIZERS", ())]
     own = (f"TRAINER.{names[0].upper()}.", *(f"REGULARIZER.{n.upper()}." for n in names[1:]))
+    leaves = _leaves(cfg)
+    idle = {key for key, (other, value) in _IDLE.items() if leaves.get(other) == value}
     relevant = {
         key: value
-        for key, value in _leaves(cfg).items()
-        if key not in NOT_HASHED
+        for key, value in leaves.items()
+        if key not in NOT_HASHED | idle
         and not (key in _ADDED_LATER and value == _ADDED_LATER[key])
         and (
             key.split(".")[0] not in ("TRAINER", "REGULARIZER")

@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import io
 import json
-import os
 import re
 import tempfile
 from collections import defaultdict
@@ -31,7 +30,7 @@ from PIL import Image
 
 from promptclip.benchmark import Benchmark
 from promptclip.errors import UserError
-from promptclip.files import write_json
+from promptclip.files import user_cache, write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -181,8 +180,7 @@ def draw_svg(svg: str, size: int) -> Image.Image:
 
 def default_root() -> Path:
     """The folder that holds the pictures when DATASET.ROOT is empty."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "promptclip"
+    return user_cache()
 
 
 def prepare(folder: Path, name: str) -> None:

@@ -39,6 +39,12 @@ def write_bytes(content: bytes, path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def user_cache() -> Path:
+    """The folder for what can be made again, which need not exist yet."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "promptclip"
+
+
 def content_hash(content: Any) -> str:
     """SHA-256 of JSON content, the same on every machine and whatever the order of keys."""
     text = json.dumps(

@@ -1,10 +1,10 @@
 """Experiments of many runs, in one process.
 
-Base-to-new, few-shot, cross-dataset and domain generalisation plan their runs differently and have
-everything else in common. Finished runs are not repeated. A failing run does not keep the others
-from running, and is shown as failed in the table that comes last. A model is trained once, however
-many tests it is for, and a test of it elsewhere has the configuration of its training but for
-the data.
+Base-to-new, few-shot, cross-dataset, domain generalisation and class imbalance plan their runs
+differently and have everything else in common. Finished runs are not repeated. A failing run does
+not keep the others from running, and is shown as failed in the table that comes last. A model is
+trained once, however many tests it is for, and a test of it elsewhere has the configuration of its
+training but for the data.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ OWN_KEYS = {
     *("DATASET.FOLDER", "DATASET.FOLDER_HASH"),
     *("OUTPUT_DIR", "SEED", "TRAINER.NAME"),
 }
+_ALSO_OWN = {"imbalance": {"DATASET.IMBALANCE"}}
 PARTS = ("train", "test")  # of base-to-new
 _BOUND = "what it learns cannot be used for other classes"
 
@@ -184,6 +185,32 @@ def dg(methods: Sequence[str], source: str, **kwargs: Any) -> int:
     return _transfer("dg", methods, source, **kwargs)
 
 
+def imbalance(
+    methods: Sequence[str],
+    dataset: str,
+    *,
+    shots: int = 16,
+    ratios: Sequence[float] = (1, 0.25, 0.06),
+    **settings: Any,
+) -> int:
+    """Train and test on all classes with training pictures that get rarer from class to class.
+
+    With the ratio 1 nothing is taken away: that is the few-shot run, which is shared.
+
+    Arguments, result and errors as of `base2new`, without `parts`, and with `ratios`: of the
+    rarest class's training pictures to the most frequent one's, see `promptclip.imbalance`.
+    """
+    planner = _Planner("imbalance", methods, dataset, [shots], Settings(**settings))
+    ratios = list(dict.fromkeys(ratios))
+    if not any(ratio < 1 for ratio in ratios):
+        raise UserError(
+            f"expected a ratio below 1, got {' '.join(map(str, ratios)) or 'none'}; without one "
+            "this is few-shot training: promptclip fewshot"
+        )
+    planned = [planner.training(*one, ratio=ratio) for one in planner for ratio in ratios]
+    return planner.carry_out(planned, planner.dataset)
+
+
 def _transfer(
     protocol: str,
     methods: Sequence[str],
@@ -230,7 +257,8 @@ class _Planner:
         shots: Sequence[int],
         settings: Settings,
     ) -> None:
-        if own := OWN_KEYS.intersection(map(str, settings.overrides[::2])):
+        own = OWN_KEYS | _ALSO_OWN.get(protocol, set())
+        if own := own.intersection(map(str, settings.overrides[::2])):
             keys = ", ".join(sorted(own))
             raise UserError(f"{keys} cannot be set here: {PROTOCOLS[protocol]} sets it itself")
         if min(shots, default=0) < 1 or min(settings.seeds, default=0) < 0:
@@ -249,8 +277,8 @@ class _Planner:
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
         return itertools.product(self.methods, self.shots, self.settings.seeds)
 
-    def cfg(self, place: Place, data: DataSet) -> CfgNode:
-        """The configuration of a run on a data set."""
+    def cfg(self, place: Place, data: DataSet, *own: object) -> CfgNode:
+        """The configuration of a run on a data set; `own` are more KEY VALUE of the protocol."""
         return build_cfg(
             place.method,
             data.file,
@@ -261,16 +289,23 @@ class _Planner:
             overrides=[
                 *data.overrides,
                 *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
+                *own,
                 *self.settings.overrides,
             ],
         )
 
-    def training(self, method: str, shots: int, seed: int, half: str = "") -> Run:
-        """Train and test on all classes, or on half of them."""
+    def training(
+        self, method: str, shots: int, seed: int, half: str = "", ratio: float | None = None
+    ) -> Run:
+        """Train and test on all classes, on half of them, or on all with a ratio of imbalance."""
         protocol = "base2new" if half else "fewshot"
         stem = self.methods[method].stem
         place = Place(protocol, self.dataset, shots, method, stem, seed, half)
-        return Run(place, self.cfg(place, self.data))
+        if ratio is None:
+            return Run(place, self.cfg(place, self.data))
+        if ratio != 1:
+            place = replace(place, protocol="imbalance", target=f"ratio_{float(ratio)}")
+        return Run(place, self.cfg(place, self.data, "DATASET.IMBALANCE", ratio))
 
     def test(self, trained: Run, target: str, data: DataSet) -> Run:
         """Test on other data what was trained, configured as it was but for the data."""

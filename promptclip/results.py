@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import promptclip
+from promptclip import imbalance
 from promptclip.files import content_hash, write_json
 
 if TYPE_CHECKING:
@@ -29,17 +30,22 @@ FAILURE_FILE = "failed.json"
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow", "safetensors")
 
 
-def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict[str, Any]:
+def collect(
+    trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float], trained: bool = True
+) -> dict[str, Any]:
     """Everything about a run that has just been tested.
 
     Args:
         trainer: a Dassl trainer; its evaluator holds the labels and predictions of the last test.
         cfg: the run's configuration.
         seconds: wall-clock time by phase.
+        trained: whether the training pictures at hand are those that the model knows.
 
     Returns:
         JSON content; accuracies in percent at full precision, memory in bytes. `metrics` is None
-        if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it.
+        if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it,
+        `num_train` of every class and `groups` (head, medium, tail) if `trained` and the benchmark
+        is one of promptclip's.
     """
     from promptclip.config import config_hash
 
@@ -48,6 +54,8 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
     collapse = getattr(trainer, "collapse", None)
     model = getattr(trainer, "model", None)
     chosen = dict(getattr(model, "chosen", {}))
+    classes = per_class(evaluator._y_true, evaluator._y_pred, classnames)
+    known = trained and hasattr(trainer.dm.dataset, "class_order")
     return {
         "schema": SCHEMA,
         "method": cfg.TRAINER.NAME,
@@ -56,12 +64,15 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
-        "per_class": per_class(evaluator._y_true, evaluator._y_pred, classnames),
+        "per_class": classes,
+        **(_by_training(classes, trainer.dm.dataset) if known else {}),
         **({} if collapse is None else {"collapse": collapse}),
         "trainable_parameters": _trainable(trainer),
         "transfers": getattr(model, "transfers", True),
         # Hyper-parameters that the method chose, and where; "none" if all are those of `config`
         "tuned_on": "validation" if chosen else "none",
+        # "computed" or "found" if the test's image features are shared between runs
+        "shared_features": getattr(trainer, "shared_features", None),
         "chosen": chosen,
         "seconds": dict(seconds),
         "peak_memory": _peak_memory(trainer.device),
@@ -71,9 +82,9 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "split_origin": getattr(trainer.dm.dataset, "split_origin", None),
         "split_file_hash": getattr(trainer.dm.dataset, "split_file_hash", None),
         "config": json.loads(json.dumps(cfg)),
-        "versions": _versions(),
+        "versions": versions(),
         "git": _git(),
-        "hardware": _hardware(trainer.device),
+        "hardware": hardware(trainer.device),
         "date": _now(),
     }
 
@@ -111,6 +122,14 @@ def per_class(
         }
         for label, name in enumerate(classnames)
     ]
+
+
+def _by_training(classes: Sequence[Mapping[str, Any]], dataset: Any) -> dict[str, Any]:
+    """Training pictures by label, and what they mean for the accuracies."""
+    trained = Counter(picture.label for picture in dataset.train_x)
+    counts = [trained[label] for label in range(len(classes))]
+    groups = imbalance.group_accuracies(classes, counts, dataset.class_order)
+    return {"num_train": counts, "groups": groups}
 
 
 def write(result: Mapping[str, Any], folder: str | Path) -> None:
@@ -181,10 +200,11 @@ def _peak_memory(device: Any) -> dict[str, int | None]:
     return {"resident": resident, "cuda": cuda}
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that compute; None for one that is not installed."""
     import dassl
 
-    versions: dict[str, str | None] = {
+    found: dict[str, str | None] = {
         "python": platform.python_version(),
         "promptclip": promptclip.__version__,
         # Of the module, not of the distribution: a checkout on the path has no metadata. The
@@ -193,10 +213,10 @@ def _versions() -> dict[str, str | None]:
     }
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+            found[package] = None
+    return found
 
 
 def _git() -> dict[str, Any] | None:
@@ -220,7 +240,8 @@ def _git() -> dict[str, Any] | None:
     return {"commit": commit.strip(), "dirty": bool(status.strip())}
 
 
-def _hardware(device: Any) -> dict[str, Any]:
+def hardware(device: Any) -> dict[str, Any]:
+    """The machine, and what of it computes."""
     import torch
 
     return {

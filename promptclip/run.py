@@ -17,7 +17,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptclip import plugins, results
+from promptclip import imbalance, plugins, results
 from promptclip.config import config_difference, config_hash
 from promptclip.errors import UserError
 from promptclip.files import write_json
@@ -98,7 +98,10 @@ def _run(
                 log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
                 write_json(purpose, folder / RUN_FILE)
                 _carry_out(trainer, clock, how["eval_only"])
-                result = results.collect(trainer, cfg, seconds=clock.seconds)
+                trained = not how["eval_only"]
+                result = results.collect(trainer, cfg, seconds=clock.seconds, trained=trained)
+                if cfg.DATASET.IMBALANCE < 1 and "groups" in result:
+                    log.info("=> by training pictures\n%s", imbalance.listed(result["groups"]))
                 results.write(result, folder)
                 return result
         except Exception as error:

@@ -119,14 +119,10 @@ def read_mat(path: Path, name: str) -> Any:
     """A variable of a Matlab file, as a numpy array.
 
     Raises:
-        UserError: if the file cannot be read, has no such variable, or scipy is not installed.
+        UserError: if the file cannot be read, or has no such variable.
     """
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path} is read with scipy, which is not installed: run pip install 'promptclip[data]'"
-        ) from error
+    from scipy.io import loadmat
+
     try:
         return loadmat(path)[name]
     except Exception as error:  # a damaged file can raise anything

@@ -26,14 +26,16 @@ from dassl.utils import load_checkpoint
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from promptclip import parallel, regularizers
 from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
-from promptclip.clip.model import FrozenCLIP
+from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
 from promptclip.clip.tokenizer import tokenize
 from promptclip.collapse import TestFeatures, listed
 from promptclip.errors import UserError
+from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
 from promptclip.files import write_bytes
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,8 @@ class Output:
 class PromptModel(nn.Module):
     """What is learned: `prompt_learner`, and how it enters the two towers.
 
+    A method without image prompts may be handed `EncodedImages` in the place of pixels, in tests.
+
     Args:
         clip: the frozen model.
         classnames: of the classes to tell apart, [C].
@@ -137,6 +141,11 @@ class PromptModel(nn.Module):
         self._text_features: Tensor | None = None
         self._template_features: dict[tuple[str, ...], Tensor] = {}
         self.build(options)
+
+    @property
+    def shares_image_features(self) -> bool:
+        """Whether the image tower is asked without prompts only: its features are any run's."""
+        return not self.prompts_image and self.image_prompter is None
 
     @property
     def learners(self) -> dict[str, nn.Module]:
@@ -305,6 +314,8 @@ class PromptTrainer(TrainerX):
 
     Attributes:
         collapse: of the last test, if `TEST.COLLAPSE_METRICS` asked for it.
+        shared_features: "computed" or "found", of the last test, if its image features are of
+            `promptclip.feature_cache`.
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -313,8 +324,13 @@ class PromptTrainer(TrainerX):
     model: PromptModel
     train_loader_x: Any
     collapse: dict[str, float | None] | None = None
+    shared_features: str | None = None
     _tested: TestFeatures | None = None
     val_loader: Any
+
+    def __init__(self, cfg: Any) -> None:
+        self._features: dict[Any, tuple[Tensor, str] | None] = {}  # shared ones, by loader
+        super().__init__(cfg)
 
     def check_cfg(self, cfg: Any) -> None:
         """Read the method's options, which checks them."""
@@ -421,12 +437,8 @@ class PromptTrainer(TrainerX):
         total, label = torch.zeros(()), torch.zeros(())
         with _own_draws(max(self.cfg.SEED, 0)):
             for _ in range(views):
-                batches = [
-                    (self.model.clip.encode_image(batch["img"].to(self.device)), batch["label"])
-                    for batch in loader
-                ]
-                total = total + torch.cat([features.float().cpu() for features, _ in batches])
-                label = torch.cat([label for _, label in batches])
+                features, label = self._encode(loader)
+                total = total + features.float()
         return total / views, label
 
     def validation_features(self) -> tuple[Tensor, Tensor]:
@@ -444,7 +456,10 @@ class PromptTrainer(TrainerX):
                 f"{'they are the test pictures' if val else 'are none'}; set TRAINER."
                 f"{method.upper()}.SEARCH none, which takes the configured values"
             )
-        return self.pictures_features(self.val_loader.dataset)
+        found = self._shared(self.val_loader)
+        if found is None:
+            return self.pictures_features(self.val_loader.dataset)
+        return found[0].float(), torch.tensor([picture.label for picture in dataset.val or ()])
 
     @torch.no_grad()
     def class_means(self) -> Tensor:
@@ -519,24 +534,86 @@ class PromptTrainer(TrainerX):
     def test(self, split: str | None = None) -> float:
         """Accuracy in percent; text features are computed once."""
         self.model.forget()
-        # Not of the tests that choose an epoch: they name their split
-        wanted = self.cfg.TEST.COLLAPSE_METRICS and split is None
-        self._tested = TestFeatures() if wanted else None
-        accuracy: float = super().test(split)
+        accuracy = self._test_encoded(split)
+        if accuracy is None:
+            self.shared_features = None
+            accuracy = self._test(split)
         if self._tested is not None:
             self.collapse, self._tested = self._tested.metrics(), None
             log.info("=> neural collapse\n%s", listed(self.collapse))
         self.model.forget()
         return accuracy
 
-    def parse_batch_test(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Images and labels, on the device."""
+    def _test(self, split: str | None) -> float:
+        # Not of the tests that choose an epoch: they name their split
+        wanted = self.cfg.TEST.COLLAPSE_METRICS and split is None
+        self._tested = TestFeatures() if wanted else None
+        accuracy: float = super().test(split)
+        return accuracy
+
+    def _test_encoded(self, split: str | None) -> float | None:
+        """A test on image features that all runs share; None where there are none.
+
+        Numbers, and draws of random numbers, are those of a test on pictures.
+        """
+        val = (split or self.cfg.TEST.SPLIT) == "val" and self.val_loader is not None
+        name = "val_loader" if val else "test_loader"
+        loader = getattr(self, name)
+        if not self.model.shares_image_features or (found := self._shared(loader)) is None:
+            return None
+        features, self.shared_features = found
+        random_state = torch.get_rng_state()
+        try:
+            with instead(self, name, encoded_loader(loader, features)):
+                return self._test(split)
+        except (PixelsNeededError, TypeError) as error:
+            log.info("The test is on pictures, as this method looks at them itself (%s)", error)
+            torch.set_rng_state(random_state)
+            self._features[loader] = None
+            return None
+
+    def _shared(self, loader: Any) -> tuple[Tensor, str] | None:
+        """Prompt-free features [N, D] of a test loader's pictures, on the CPU, and from where.
+
+        In the type in which the tower gives them. Once found or computed they stay for the run;
+        None if the cache is off or cannot have them.
+        """
+        if loader not in self._features:
+            self._features[loader] = self._find_or_compute(loader)
+        return self._features[loader]
+
+    def _find_or_compute(self, loader: Any) -> tuple[Tensor, str] | None:
+        cache, clip = open_cache(self.cfg), self.model.clip
+        if cache is None or (its := identity(clip, loader, self.cfg)) is None:
+            return None
+        features = cache.read(its)
+        if features is not None:
+            return features, "found"
+        log.info("Image features of %d pictures are computed, for all runs", its["number"])
+        with _own_draws(max(self.cfg.SEED, 0)):
+            features, _ = self._encode(tqdm(loader, disable=None))
+        if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
+            return None
+        cache.keep(its, features)
+        return features, "computed"
+
+    def _encode(self, loader: Any) -> tuple[Tensor, Tensor]:
+        """Prompt-free features [N, D] as the tower gives them, and labels [N], on the CPU."""
+        batches = [
+            (self.model.clip.encode_image(batch["img"].to(self.device)).cpu(), batch["label"])
+            for batch in loader
+        ]
+        features, label = zip(*batches, strict=True)
+        return torch.cat(features), torch.cat(label)
+
+    def parse_batch_test(self, batch: Any) -> tuple[Any, Tensor]:
+        """Images, or what stands for them, and labels, on the device."""
         image, label = super().parse_batch_test(batch)
         if self._tested is not None:
             self._tested.add_label(label)
-        return image, label
+        return EncodedImages(image) if image.dim() == 2 else image, label
 
-    def model_inference(self, input: Tensor) -> Tensor:
+    def model_inference(self, input: Any) -> Tensor:
         """Logits [B, C]."""
         output = self.encode(input)
         if self._tested is not None:

@@ -13,9 +13,11 @@ PROTOCOLS = {
     "fewshot": "few-shot, all classes",
     "xd": "cross-dataset",
     "dg": "domain generalisation",
+    "imbalance": "class imbalance",
 }
 OWN = "own_"  # what the names of own pictures begin with, and no other data set's
 OWN_YAML = "own_pictures"  # their file of `configs/datasets`
+BALANCED = "ratio_1"  # the column of a few-shot run in "imbalance"
 HALVES = {"base": "train_base", "new": "test_new"}  # classes -> CoOp's folder
 # What a model is tested on, by the data set that it was trained on: CoCoOp's (arXiv 2203.05557).
 TARGETS = {
@@ -37,6 +39,7 @@ _PATHS = {
     "fewshot": r"/fewshot/(?P<dataset>[^/]+)",
     "xd": r"/xd/(?P<dataset>[^/]+)/(?P<target>[^/]+)",
     "dg": r"/dg/(?P<dataset>[^/]+)/(?P<target>[^/]+)",
+    "imbalance": r"/imbalance/(?P<dataset>[^/]+)/(?P<target>ratio_\d+(?:\.\d+)?(?:e-\d+)?)",
 }
 
 
@@ -49,7 +52,8 @@ class Place:
         dataset: that is trained on, a file of `configs/datasets` without its suffix, or "own_"
             and the name of a folder of own pictures.
         target: what the model is tested on: a half of the classes in "base2new", "" for all
-            classes of `dataset`, else another data set.
+            classes of `dataset`, else another data set; in "imbalance" of which ratio the training
+            pictures are, such as "ratio_0.06".
     """
 
     protocol: str
@@ -71,10 +75,19 @@ class Place:
 
     @property
     def source(self) -> Place | None:
-        """Where the model of a test on another data set is trained: it is a few-shot run."""
-        if self.protocol in TARGETS:
+        """The few-shot run that belongs to this one.
+
+        There the model of a test on another data set is trained, and it is what imbalanced
+        training pictures are compared with.
+        """
+        if self.protocol in TARGETS or self.protocol == "imbalance":
             return replace(self, protocol="fewshot", target="")
         return None
+
+    @property
+    def ratio(self) -> float | None:
+        """DATASET.IMBALANCE in "imbalance"; None where the place does not say it."""
+        return float(self.target.removeprefix("ratio_")) if self.protocol == "imbalance" else None
 
     @property
     def benchmark(self) -> str:
@@ -91,8 +104,9 @@ class Place:
         test = f"on {self.target}"
         if self.protocol == "base2new":
             test = f"{self.target} classes"
-        elif self.protocol == "fewshot":
-            test = f"{self.dataset}, {of_shots(self.shots)}"
+        elif self.protocol not in TARGETS:
+            ratio = "" if self.ratio is None else f", ratio {self.ratio:g}"
+            test = f"{self.dataset}, {of_shots(self.shots)}{ratio}"
         return f"{self.method}, seed {self.seed}, {test}"
 
 

@@ -20,6 +20,14 @@ def quiet_again() -> Iterator[None]:
     logger.level, logger.handlers = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def features_of_tests_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache of image features."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMPTCLIP_FEATURE_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_state_dict() -> dict[str, Tensor]:
     """A random CLIP's weights; treat as read-only."""

@@ -13,7 +13,7 @@ from promptclip import plugins
 from promptclip.config import build_cfg, configs_dir
 
 ROOT = Path(promptclip.__file__).parent.parent
-SCRIPTS = ("base2new", "base2new_train", "base2new_test", "fewshot", "xd", "dg")
+SCRIPTS = ("base2new", "base2new_train", "base2new_test", "fewshot", "xd", "dg", "imbalance")
 STEMS = {
     stem: name for stem, name in sorted(plugins.load_plugins().items()) if name in plugins.methods()
 }

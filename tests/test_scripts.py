@@ -15,7 +15,7 @@ import promptclip
 
 ROOT = Path(promptclip.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh"))
-PROTOCOLS = ("base2new", "base2new_train", "base2new_test", "fewshot", "xd", "dg")
+PROTOCOLS = ("base2new", "base2new_train", "base2new_test", "fewshot", "xd", "dg", "imbalance")
 FORWARDERS = [script for script in SCRIPTS if script.parent.name != "scripts"]
 
 

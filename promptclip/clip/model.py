@@ -12,6 +12,7 @@ and nothing has to be patched. The text tower has two paths with equal results:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from promptclip.prompts import TextTokens
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+_OF_TEXT = ("text_", "token_embedding", "ln_final", "logit_scale")  # tensors of the text tower
 
 
 class Prompter(Protocol):
@@ -39,6 +41,39 @@ class Prompter(Protocol):
 
     def __call__(self, layer: int, tokens: Any) -> Tensor | None:
         """Prompt tokens for this layer."""
+
+
+def raw_bytes(tensor: Tensor) -> Any:
+    """The numbers of a tensor as they lie in memory, for a hash: a buffer."""
+    return tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+
+
+class PixelsNeededError(AttributeError):
+    """Something asks for an image's pixels, of which only the features are at hand."""
+
+
+class EncodedImages:
+    """Stands in for a batch of images of which the features are known.
+
+    Whatever else is asked of it than to be encoded raises `PixelsNeededError`.
+
+    Args:
+        features: what `FrozenCLIP.encode_image` gives for them, [B, embed_dim].
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getattr__(self, name: str) -> Any:
+        raise PixelsNeededError(f"{name} of images was asked for, but only features are at hand")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *args: Any) -> Any:
+        """What torch calls when one of its functions gets this in the place of a tensor."""
+        raise PixelsNeededError(f"{function} asks for the pixels of encoded images")
 
 
 class LayerNorm(nn.Module):
@@ -230,19 +265,37 @@ class FrozenCLIP(nn.Module):
         """Where the weights are."""
         return self.token_embedding.device
 
+    def image_tower_hash(self) -> str:
+        """SHA-256 of all that is frozen, but for the text tower."""
+        digest = hashlib.sha256()
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        for name, tensor in sorted(tensors.items()):
+            if not name.startswith(_OF_TEXT):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+                digest.update(raw_bytes(tensor))
+        return digest.hexdigest()
+
     # ---------------------------------------------------------------- images
 
-    def encode_image(self, image: Tensor, prompter: Prompter | None = None) -> Tensor:
+    def encode_image(
+        self, image: Tensor | EncodedImages, prompter: Prompter | None = None
+    ) -> Tensor:
         """Features [B, embed_dim], not normalised, of normalised pixels [B, 3, H, W].
 
         Args:
-            image: pictures of `config.image_size` pixels.
+            image: pictures of `config.image_size` pixels; those of which the features are known
+                already are not computed again.
             prompter: prompt tokens by layer, set behind the class and patch tokens. They enter
                 after `ln_pre`, or before it if the prompter has a true `before_norm`.
 
         Raises:
             UserError: prompts for an image tower that is no vision transformer.
+            PixelsNeededError: prompts for images whose features are known.
         """
+        if isinstance(image, EncodedImages):
+            if prompter is not None:
+                raise PixelsNeededError("prompts change features")
+            return image.features
         if self.visual is not None:
             if prompter is not None:
                 raise UserError(

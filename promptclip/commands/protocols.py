@@ -1,4 +1,4 @@
-"""`promptclip base2new`, `fewshot`, `xd` and `dg`: experiments of many runs."""
+"""`promptclip base2new`, `fewshot`, `xd`, `dg` and `imbalance`: experiments of many runs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PROTOCOLS = {
     "fewshot": ("train and test on all classes with several numbers of shots", "DATASET"),
     "xd": ("train on all classes of one data set, test on other data sets", "SOURCE"),
     "dg": ("train on all classes of one data set, test on its variants", "SOURCE"),
+    "imbalance": ("train and test on all classes, some of which are rare in training", "DATASET"),
 }
 PER_CLASS = "training pictures per class"
 
@@ -25,7 +26,7 @@ PER_CLASS = "training pictures per class"
 def add_to(commands: Any) -> None:
     """Add the commands."""
     flags = {name: _protocol_flags(commands, name, *text) for name, text in PROTOCOLS.items()}
-    for name in ("base2new", "xd", "dg"):
+    for name in ("base2new", "xd", "dg", "imbalance"):
         flags[name]("--shots", type=int, default=16, metavar="K", help=f"{PER_CLASS} (default: 16)")
     flags["fewshot"]("--shots", type=numbers, default=[1, 2, 4, 8, 16], metavar="K[,K...]",
                      help=f"{PER_CLASS} (default: 1,2,4,8,16)")  # fmt: skip
@@ -40,6 +41,9 @@ def add_to(commands: Any) -> None:
             metavar="DATASET[,DATASET...]",
             help="what to test on (default: the usual ones of the source); can be repeated",
         )
+    flags["imbalance"]("--ratios", type=fractions, default=[1.0, 0.25, 0.06], metavar="R[,R...]",
+                       help="the rarest class's training pictures to the most frequent one's; "
+                       "1 is a balanced sample (default: 1,0.25,0.06)")  # fmt: skip
 
 
 def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callable[..., Any]:
@@ -80,6 +84,11 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in names(text)]
 
 
+def fractions(text: str) -> list[float]:
+    """The same of numbers."""
+    return [float(number) for number in names(text)]
+
+
 def _protocol(args: argparse.Namespace) -> int:
     if args.quiet:
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
@@ -87,9 +96,9 @@ def _protocol(args: argparse.Namespace) -> int:
 
     dataset, seeds = _data_set(args)
     protocol: Callable[..., int] = getattr(protocols, args.protocol)
-    own = {"targets": args.targets} if "targets" in args else {}
+    own = {name: getattr(args, name) for name in ("targets", "ratios") if name in args}
     if "part" in args:
-        own = {"parts": (args.part,) if args.part else protocols.PARTS}
+        own["parts"] = (args.part,) if args.part else protocols.PARTS
     return protocol(
         args.methods,
         dataset,

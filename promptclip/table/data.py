@@ -16,10 +16,15 @@ _PUBLISHED = ("published", "difference", "source")
 
 
 def write_csv(table: Table) -> str:
-    """One table for each protocol, with all columns that its rows have; averages at its end."""
+    """One table for each protocol with all columns that its rows have, averages at its end.
+
+    One more where rows are taken apart.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    for protocol, group in itertools.groupby(table.all_rows, lambda row: row.protocol):
+    for (protocol, in_parts), group in itertools.groupby(
+        (*table.all_rows, *table.parts), lambda row: (row.protocol, bool(row.part))
+    ):
         rows = list(group)
         columns = list(dict.fromkeys(column for row in rows for column in row.all_cells))
         places = [*columns, layout.H_OF_MEANS]
@@ -29,7 +34,7 @@ def write_csv(table: Table) -> str:
             ["dataset", "shots", "method", "cfg", "seeds"]
             + [f"{_key(column)}_{name}" for column in columns for name in _STATISTICS]
             + [*of_means, "trainable_parameters", "seconds", "protocol"]
-            + ["datasets", "settings", "origin", "backbone"]
+            + ["datasets", "settings", "origin", "backbone", *(["part"] if in_parts else [])]
             + [f"{_key(column)}_{name}" for column in published for name in _PUBLISHED]
         )
         for row in rows:
@@ -40,6 +45,7 @@ def write_csv(table: Table) -> str:
             record += [row.h_of_means] if of_means else []
             record += [row.trainable_parameters, row.seconds, protocol]
             record += [" ".join(row.datasets), row.settings, row.origin, row.backbone]
+            record += [row.part] if in_parts else []
             for column in published:
                 record += _papers(row, column)
             writer.writerow(record)
@@ -74,6 +80,7 @@ def write_json(table: Table) -> str:
         "caption": table.long_caption,
         "rows": [_row(row) for row in table.rows],
         "averages": [_row(row) for row in table.averages],
+        **({"parts": [_row(row) for row in table.parts]} if table.parts else {}),
         "notes": list(table.notes),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -87,6 +94,7 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "protocol": row.protocol,
         "dataset": row.dataset,
+        **({"part": row.part} if row.part else {}),
         "shots": row.shots or None,
         "method": row.method,
         "cfg": row.cfg,

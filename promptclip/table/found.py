@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from promptclip.table.outcome import Outcome
-from promptclip.tree import TARGETS
+from promptclip.tree import BALANCED, TARGETS
 
 
 class Group(NamedTuple):
@@ -37,25 +37,35 @@ class Spot(NamedTuple):
 Found = Mapping[Spot, Outcome]
 
 
-def difference(protocol: str, found: Found, column: str = "") -> str:
+def _compared(protocol: str, column: str) -> str:
+    """Runs of a row must have equal configurations if this is equal.
+
+    In "fewshot" a yaml may say something else for each number of shots. What is balanced is
+    trained for few-shot, and has no profile.
+    """
+    return column if protocol == "fewshot" or column == BALANCED else ""
+
+
+def difference(protocol: str, found: Found, column: str | None = None) -> str:
     """The first two runs of a row whose configurations differ in more than they must.
 
-    In "fewshot", a yaml may say something else for each number of shots: only runs of one column
-    are compared, of `column` or of any.
+    Only runs that are comparable with those of `column`, or with any.
     """
     from promptclip.config import config_difference
 
-    by_column = protocol == "fewshot"
     first: dict[str, tuple[Spot, dict[str, object]]] = {}
     for spot, read in sorted(found.items()):
-        if read.config is None or (by_column and column and spot.column != column):
+        kind = _compared(protocol, spot.column)
+        if read.config is None or (column is not None and kind != _compared(protocol, column)):
             continue
         config = copy.deepcopy(dict(read.config))
         config.pop("SEED", None)
         config["DATASET"].pop("SUBSAMPLE_CLASSES", None)
         if protocol in TARGETS:
             del config["DATASET"]
-        one, config_of_one = first.setdefault(spot.column if by_column else "", (spot, config))
+        elif protocol == "imbalance":
+            config["DATASET"].pop("IMBALANCE", None)
+        one, config_of_one = first.setdefault(kind, (spot, config))
         if keys := config_difference(config_of_one, config):
             return (
                 f"{one.column} seed {one.seed} and {spot.column} seed {spot.seed} have different "

@@ -40,7 +40,7 @@ def grid(
     after = headings.index("H") + 1 if of_means and "H" in headings else 0
     if after:
         headings.insert(after, layout.H_OF_MEANS)
-    lines = []
+    lines, whole = [], not rows[0].part
     for index, row in enumerate(rows):
         cells = row.all_cells
         line = [_name(row, rows)]
@@ -51,13 +51,13 @@ def grid(
             mean = "" if row.h_of_means is None else f"{row.h_of_means:.2f}"
             line.insert(after, Entry(mean, _papers(row, layout.H_OF_MEANS)))
         done = len(row.complete_seeds)
-        line += [
-            Entry(str(done) if done == len(row.seeds) else f"{done} of {len(row.seeds)}"),
-            Entry("" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"),
-            Entry("" if row.seconds is None else f"{row.seconds:,.0f}"),
-        ]
+        line.append(Entry(str(done) if done == len(row.seeds) else f"{done} of {len(row.seeds)}"))
+        if whole:
+            params, seconds = row.trainable_parameters, row.seconds
+            line.append(Entry("" if params is None else f"{params:,}"))
+            line.append(Entry("" if seconds is None else f"{seconds:,.0f}"))
         lines.append(line)
-    return [*headings, "seeds", "params", "seconds"], lines
+    return [*headings, "seeds", *(["params", "seconds"] if whole else [])], lines
 
 
 def _name(row: Row, rows: Sequence[Row]) -> Entry:

@@ -17,6 +17,10 @@ _CAPTIONS = {
     "H": "H: the harmonic mean of base and new for each seed, then as above.",
     layout.AVERAGE: "average: the mean over the targets for each seed, then as above.",
 }
+_BY_FREQUENCY = (
+    "head, medium, tail: the thirds of the classes with the most, the middle and the fewest "
+    "training pictures."
+)
 OVER_DATASETS = (
     "Average over data sets: the mean over the data sets for each seed that has all of them, then "
     "as above; its H is that of a seed's mean base and mean new."
@@ -132,14 +136,15 @@ class Row:
     Attributes:
         dataset: that was trained on; "average" in a row over several.
         shots: of every cell; 0 in "fewshot", where they are the columns.
-        cells: by column: "base" and "new", "shots_<k>", or the data sets of the tests, of which
-            the first is `dataset`.
+        cells: by column: "base" and "new", "shots_<k>", "ratio_<r>", or the data sets of the tests,
+            of which the first is `dataset`. In a part: "head", "medium" and "tail".
         seconds: mean over seeds of all cells together.
         datasets: over which a row is averaged; empty in a row of one.
         settings: `FIXED`, or `TUNED` if some run chose hyper-parameters on validation pictures.
         origin: "" for results of this package, else what they were read from (`LOGS`).
         configs: by column, the configuration of one run.
         published: by column, or "H of means", what papers have there.
+        part: the column whose classes this row takes apart by their training pictures; "" for none.
     """
 
     dataset: str
@@ -156,10 +161,13 @@ class Row:
     origin: str = ""
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     published: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
+    part: str = ""
 
     @property
     def summary(self) -> dict[str, Cell]:
         """H or the average of each seed that has all cells, under its heading; may be empty."""
+        if self.part:
+            return {}
         if self.protocol == "base2new":
             return {"H": combined("unpaired", lambda pair: harmonic(*pair), self.cells.values())}
         if self.protocol in TARGETS:
@@ -219,11 +227,13 @@ class Table:
 
     Attributes:
         averages: over the data sets of a protocol with the same shots, where there are several.
+        parts: of rows with imbalanced training pictures, one for each column.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     averages: tuple[Row, ...] = ()
+    parts: tuple[Row, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -243,11 +253,16 @@ class Table:
 
     @property
     def groups(self) -> Iterator[tuple[str, list[Row]]]:
-        """Rows that are to be compared, and what they have in common."""
-        for key, rows in itertools.groupby(
-            self.all_rows, lambda row: (row.protocol, row.dataset, row.shots, row.datasets)
-        ):
-            yield layout.title(*key), list(rows)
+        """Rows that are to be compared, and what they have in common; parts after their rows."""
+
+        def key(row: Row) -> tuple[str, str, int, tuple[str, ...]]:
+            return row.protocol, row.dataset, row.shots, row.datasets
+
+        for common, rows in itertools.groupby(self.all_rows, key):
+            yield layout.title(*common), list(rows)
+            own = [row for row in self.parts if key(row) == common]
+            for part in dict.fromkeys(row.part for row in own):
+                yield layout.title(*common, part), [row for row in own if row.part == part]
 
     @property
     def caption(self) -> str:
@@ -259,6 +274,8 @@ class Table:
         ]
         if self.averages:
             parts.append(OVER_DATASETS)
+        if self.parts:
+            parts.append(_BY_FREQUENCY)
         if any(row.published for row in rows):
             parts.append(PUBLISHED)
         if rows and all(row.settings == FIXED and not row.origin for row in rows):

@@ -15,7 +15,7 @@ _USUAL_SPLITS = ("coop", "data set", "built-in", "own", None)
 
 def notes(found: Mapping[Key, Found]) -> Iterator[str]:
     """Refusals and failures row by row, what was tuned, and what cannot be compared."""
-    samples: dict[tuple[str, int, int], dict[str, str]] = {}
+    samples: dict[tuple[str, int, int, float], dict[str, str]] = {}
     tuned: dict[str, list[str]] = {}
     whole: dict[str, dict[_Split, list[str]]] = {}  # by data set, whose runs had which split
     for row, outcomes in sorted(found.items()):
@@ -31,7 +31,8 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
             if read.accuracy is None:
                 continue
             if read.pictures and (place := read.place):
-                hashes = samples.setdefault((place.benchmark, place.shots, spot.seed), {})
+                sample = (place.benchmark, place.shots, spot.seed, place.ratio or 1.0)
+                hashes = samples.setdefault(sample, {})
                 hashes.setdefault(read.pictures, row.method)
                 split = (read.result.get("split_origin"), read.result.get("split_file_hash"))
                 whose = whole.setdefault(place.benchmark, {}).setdefault(split, [])
@@ -43,11 +44,13 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
         yield f"{names}: hyper-parameters chosen on {on} pictures in each run"
     for dataset, splits in sorted(whole.items()):
         yield from _split_notes(dataset, splits)
-    for (dataset, shots, seed), hashes in sorted(samples.items()):
+    for (dataset, shots, seed, ratio), hashes in sorted(samples.items()):
         if len(hashes) > 1:
+            of_ratio = "" if ratio == 1 else f", ratio {ratio:g}"
             yield (
-                f"{layout.named(dataset, shots)}, seed {seed}: {' and '.join(hashes.values())} saw "
-                "different pictures (split_hash), do not compare them"
+                f"{layout.named(dataset, shots)}{of_ratio}, seed {seed}: "
+                f"{' and '.join(hashes.values())} saw different pictures (split_hash), do not "
+                "compare them"
             )
 
 

@@ -54,6 +54,9 @@ def of_run(place: Place, folder: Path) -> Outcome:
     identity = (result["shots"], result["method"], result["subsample"], result["seed"])
     if identity != (place.shots, place.method, place.classes, place.seed):
         return Outcome(problem="misplaced")
+    ratio = result["config"]["DATASET"].get("IMBALANCE", 1.0)
+    if place.ratio is not None and place.ratio != ratio:
+        return Outcome(problem="misplaced")
     if result.get("dataset") != (_registered(place.benchmark) or result.get("dataset")):
         return Outcome(problem="misplaced")
     if not result["metrics"]:

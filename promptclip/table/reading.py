@@ -14,7 +14,8 @@ from promptclip.table.found import Found, Group, Key, Spot, difference
 from promptclip.table.model import FIXED, LOGS, TUNED, Cell, Row, Table
 from promptclip.table.notes import notes
 from promptclip.table.outcome import MISSING, Outcome
-from promptclip.tree import HALVES, PROTOCOLS, Place, find
+from promptclip.table.parts import taken_apart
+from promptclip.tree import BALANCED, HALVES, PROTOCOLS, Place, find
 
 
 def build(root: str | Path | None = None, *, logs_root: str | Path | None = None) -> Table:
@@ -47,11 +48,12 @@ def build(root: str | Path | None = None, *, logs_root: str | Path | None = None
     if not found:
         raise UserError(f"no log of a run below {logs_root}; expected .../seed<s>/log.txt")
     expected = _expected(found)
-    rows = [
-        _row(row, found[row], expected[row.group])
-        for row in sorted(found, key=lambda row: (list(PROTOCOLS).index(row.group.protocol), row))
-    ]
-    return Table(tuple(rows), (*notes(found), *warnings), tuple(averages(rows)))
+    rows: list[Row] = []
+    parts: list[Row] = []
+    for key in sorted(found, key=lambda row: (list(PROTOCOLS).index(row.group.protocol), row)):
+        rows.append(_row(key, found[key], expected[key.group]))
+        parts += taken_apart(rows[-1], found[key])
+    return Table(tuple(rows), (*notes(found), *warnings), tuple(averages(rows)), parts=tuple(parts))
 
 
 def _folder(root: str | Path) -> Path:
@@ -71,6 +73,8 @@ def _runs(root: Path) -> dict[Key, dict[Spot, tuple[Place, Path]]]:
         output = folder.parents[len(place.path.parts) - 1]
         for column, of in _spots(place):
             where = (of, folder if of == place else output / of.path)
+            if column == BALANCED and not where[1].is_dir():
+                continue  # whoever asks for small ratios alone does not miss it
             if spots.setdefault(Spot(column, place.seed), where) != where:
                 raise UserError(f"{root} holds several output trees; give one of them")
     if not runs:
@@ -100,10 +104,10 @@ def _group(place: Place) -> Group:
 
 
 def _spots(place: Place) -> Iterator[tuple[str, Place]]:
-    """The columns that a run is part of: its own and, with a test elsewhere, that on the source."""
+    """The columns that a run is part of: its own, and that of the few-shot run beside it."""
     yield layout.column(place), place
     if place.source:
-        yield place.dataset, place.source
+        yield BALANCED if place.protocol == "imbalance" else place.dataset, place.source
 
 
 def _expected(found: Mapping[Key, Found]) -> dict[Group, set[Spot]]:
