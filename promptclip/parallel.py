@@ -81,7 +81,7 @@ def wait() -> None:
     dist.barrier()
 
 
-def share(batch: Tensor) -> Tensor:
+def share(batch: Any) -> Any:
     """This process's rows of a batch; the last row where there are more processes than rows."""
     rows = -(-len(batch) // size())
     start = min(rank() * rows, len(batch) - 1)

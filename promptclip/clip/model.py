@@ -67,6 +67,10 @@ class EncodedImages:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __getitem__(self, rows: slice) -> EncodedImages:
+        """Some of the images."""
+        return EncodedImages(self.features[rows])
+
     def __getattr__(self, name: str) -> Any:
         raise PixelsNeededError(f"{name} of images was asked for, but only features are at hand")
 
