@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -13,3 +13,4 @@ class EuroSAT(Benchmark):
     image_dir = "2750"
     split_file = "split_zhou_EuroSAT.json"
     template = "a centered satellite photo of {}."
+    sizes = Sizes(10, train=13_500, val=5_400, test=8_100)

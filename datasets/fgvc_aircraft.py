@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture
 
@@ -21,6 +21,7 @@ class FGVCAircraft(Benchmark):
         "variants.txt",
         *(f"images_variant_{p}.txt" for p in ("train", "val", "test")),
     )
+    sizes = Sizes(100, train=3_334, val=3_333, test=3_333)
 
     def read_split(self) -> tuple[list[Picture], list[Picture], list[Picture]]:
         """A line of a part's list is `<picture number> <variant>`."""

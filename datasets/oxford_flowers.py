@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -13,3 +13,5 @@ class OxfordFlowers(Benchmark):
     image_dir = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"
     template = "a photo of a {}, a type of flower."
+    raw = ("imagelabels.mat", "cat_to_name.json")
+    sizes = Sizes(102, train=4_093, val=1_633, test=2_463)

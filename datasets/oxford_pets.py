@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -13,3 +13,5 @@ class OxfordPets(Benchmark):
     image_dir = "images"
     split_file = "split_zhou_OxfordPets.json"
     template = "a photo of a {}, a type of pet."
+    raw = ("annotations/trainval.txt", "annotations/test.txt")
+    sizes = Sizes(37, train=2_944, val=736, test=3_669)

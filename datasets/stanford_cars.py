@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -12,3 +12,5 @@ class StanfordCars(Benchmark):
     dataset_dir = "stanford_cars"
     split_file = "split_zhou_StanfordCars.json"
     needs = ("split_zhou_StanfordCars.json", "cars_train", "cars_test")
+    raw = ("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat")
+    sizes = Sizes(196, train=6_509, val=1_635, test=8_041)

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -12,3 +12,5 @@ class SUN397(Benchmark):
     dataset_dir = "sun397"
     image_dir = "SUN397"
     split_file = "split_zhou_SUN397.json"
+    raw = ("ClassName.txt", "Training_01.txt", "Testing_01.txt")
+    sizes = Sizes(397, train=15_880, val=3_970, test=19_850)

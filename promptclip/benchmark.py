@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.datasets import DatasetBase, Datum
@@ -23,13 +22,43 @@ from torch.utils.data import get_worker_info
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, read_split_file, sample, split_hash
 from promptclip.files import write_json
+from promptclip.pictures import UNREADABLE
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 log = logging.getLogger(__name__)
 
+# Two classes each are called so in the list that CLIP, and after it CoOp, uses.
+IMAGENET_SHARED_NAMES = ("missile", "sunglasses")
+
 CACHE_BYTES = 2**30  # decoded training pictures kept in memory; 1,600 of 500 x 400 pixels fit
+
+
+class Sizes(NamedTuple):
+    """What a benchmark holds: classes, and the pictures of its parts.
+
+    Those of the public benchmarks are the ones of CoOp's splits: the table of data sets in the
+    appendix of Zhou et al., IJCV 2022 (arXiv 2109.01134). A part that has no pictures of its own
+    is None.
+    """
+
+    classes: int
+    train: int | None
+    val: int | None
+    test: int
+
+    @classmethod
+    def of(cls, *parts: Sequence[Picture] | None) -> Sizes:
+        """Count the training, validation and test parts."""
+        classes = len({picture.label for part in parts for picture in part or ()})
+        train, val, test = (None if part is None else len(part) for part in parts)
+        return cls(classes, train, val, test or 0)
+
+    def __str__(self) -> str:
+        counts = zip(self[1:], ("training", "validation", "test"), strict=True)
+        parts = [f"{count:,} {purpose}" for count, purpose in counts if count is not None]
+        return f"{self.classes:,} classes; {', '.join(parts)} pictures"
 
 
 class Benchmark(DatasetBase):
@@ -44,6 +73,11 @@ class Benchmark(DatasetBase):
         split_file: name of CoOp's split file in `dataset_dir`.
         template: hand-written prompt, `{}` stands for the class name.
         needs: what `dataset_dir` must hold, paths below it.
+        raw: files of the original download, below `dataset_dir`, that say which picture is what;
+            they are needed only to build a split where there is no split file.
+        sizes: what the published benchmark holds, for `promptclip data check`; None if nothing
+            is published, or all the folder has is the benchmark.
+        shared_names: names that several classes bear in the published list.
         test_only: a variant of another benchmark: no sample is drawn and all classes stay.
         split_hash: hash of the training and validation pictures, before the classes are chosen.
     """
@@ -52,6 +86,9 @@ class Benchmark(DatasetBase):
     image_dir: str = ""
     split_file: str = ""
     template: str = "a photo of a {}."
+    raw: tuple[str, ...] = ()
+    sizes: Sizes | None = None
+    shared_names: tuple[str, ...] = ()
     test_only: bool = False
     split_hash: str
 
@@ -64,11 +101,12 @@ class Benchmark(DatasetBase):
         Raises:
             UserError: if something is missing, or is not what the benchmark must hold.
         """
-        self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
-        self._check_layout()
+        self._place(self.find_root(cfg))
+        for path in self.missing():
+            raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
         train, val, test = self.read_split()
-        self._check_classes(train, val or [], test)
+        for fault in class_faults(train, val or [], test):
+            raise UserError(f"{self.dataset_dir}: {fault}")
         drawn, drawn_val = sample(
             Path(self.dataset_dir, "split_fewshot"),
             train,
@@ -88,10 +126,27 @@ class Benchmark(DatasetBase):
         train_x, val_x, test_x = ([self._datum(p) for p in part] for part in parts)
         super().__init__(train_x=train_x, val=val_x, test=test_x)
 
+    @classmethod
+    def at(cls, root: str | Path) -> Benchmark:
+        """The benchmark below a data root with nothing read yet, so that it can be examined."""
+        benchmark = cls.__new__(cls)
+        benchmark._place(os.path.abspath(os.path.expanduser(root)))
+        return benchmark
+
     @property
     def needs(self) -> tuple[str, ...]:
         """What `dataset_dir` must hold."""
         return tuple(filter(None, (self.split_file, type(self).image_dir)))
+
+    def missing(self) -> Iterator[str]:
+        """Paths of what is needed and not there, outer folders first."""
+        wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
+        wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
+        return (path for path in wanted if not os.path.exists(path))
+
+    def impath(self, picture: Picture) -> str:
+        """Where a picture of the split lies."""
+        return os.path.join(self.image_dir, picture.path)
 
     def find_root(self, cfg: CfgNode) -> str:
         """The absolute path of the folder that holds `dataset_dir`."""
@@ -114,37 +169,16 @@ class Benchmark(DatasetBase):
         needs = f"{', '.join(most)} and {last}" if most else last
         folder = type(self).dataset_dir
         return (
-            f"{folder}/ must hold {needs} (see CoOp's DATASETS.md); give the folder that holds "
-            f"{folder}/ with --root (in scripts: DATA=...)"
+            f"{folder}/ must hold {needs} (`promptclip data get {type(self).__name__}` says where "
+            f"to get them); give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
         )
 
-    def _check_layout(self) -> None:
-        wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
-        wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
-        for path in wanted:
-            if not os.path.exists(path):
-                raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
-
-    def _check_classes(self, *parts: Sequence[Picture]) -> None:
-        """Every label has one name and, in the training and the test part, a picture."""
-        names: dict[int, str] = {}
-        for label, classname in ((p.label, p.classname) for part in parts for p in part):
-            if names.setdefault(label, classname) != classname:
-                raise UserError(
-                    f"{self.dataset_dir}: label {label} has two class names, "
-                    f"{names[label]!r} and {classname!r}"
-                )
-        train, _, test = ({picture.label for picture in part} for part in parts)
-        for purpose, present in (("training", train), ("test", test)):
-            for label in range(max(names, default=0) + 1):
-                if label not in present:
-                    raise UserError(
-                        f"{self.dataset_dir}: class {names.get(label, '?')!r} (label {label}) has "
-                        f"no {purpose} pictures"
-                    )
+    def _place(self, root: str) -> None:
+        self.dataset_dir = os.path.join(root, self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
 
     def _check_pictures(self, parts: Sequence[Sequence[Picture]]) -> None:
-        paths = dict.fromkeys(self._impath(picture) for part in parts for picture in part)
+        paths = dict.fromkeys(self.impath(picture) for part in parts for picture in part)
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise UserError(
@@ -152,11 +186,8 @@ class Benchmark(DatasetBase):
                 f"the first is {missing[0]}; copy them there or delete an outdated split file"
             )
 
-    def _impath(self, picture: Picture) -> str:
-        return os.path.join(self.image_dir, picture.path)
-
     def _datum(self, picture: Picture) -> Datum:
-        return Datum(self._impath(picture), picture.label, classname=picture.classname)
+        return Datum(self.impath(picture), picture.label, classname=picture.classname)
 
 
 class ImageNetVariant(Benchmark):
@@ -167,6 +198,7 @@ class ImageNetVariant(Benchmark):
     """
 
     test_only = True
+    shared_names = IMAGENET_SHARED_NAMES
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -201,6 +233,26 @@ class ImageNetVariant(Benchmark):
         return {folder: folder for folder in listing}
 
 
+def class_faults(*parts: Sequence[Picture]) -> Iterator[str]:
+    """Labels with two names, and classes without a picture in the training or the test part.
+
+    Args:
+        parts: the training, validation and test parts.
+    """
+    names: dict[int, str] = {}
+    conflicts: dict[int, str] = {}
+    for label, classname in ((p.label, p.classname) for part in parts for p in part):
+        if names.setdefault(label, classname) != classname:
+            conflicts.setdefault(label, classname)
+    for label, classname in conflicts.items():
+        yield f"label {label} has two class names, {names[label]!r} and {classname!r}"
+    train, _, test = ({picture.label for picture in part} for part in parts)
+    for purpose, present in (("training", train), ("test", test)):
+        for label in range(max(names, default=0) + 1):
+            if label not in present:
+                yield f"class {names.get(label, '?')!r} (label {label}) has no {purpose} pictures"
+
+
 def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, list[str]]:
     """List the pictures of a folder that has one sub-folder per class, everything sorted by name.
 
@@ -215,7 +267,7 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
         UserError: if there is no class folder, or one without pictures.
     """
     known = _read_listing(cache) if cache else {}
-    listing = {}
+    listing, empty = {}, []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith(".") or not entry.is_dir():
             continue
@@ -225,8 +277,13 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
             names = sorted(name for name in os.listdir(entry.path) if not name.startswith("."))
             seen = {"changed": changed, "names": names}
         if not seen["names"]:
-            raise UserError(f"{entry.path}: expected the pictures of a class, the folder is empty")
+            empty.append(entry.path)
         listing[entry.name] = seen
+    if empty:
+        raise UserError(
+            f"{empty[0]}: expected the pictures of a class, the folder is empty "
+            f"(of {len(listing)} class folders, {len(empty)} are)"
+        )
     if not listing:
         raise UserError(f"{folder}: expected one sub-folder per class, there is none")
     if cache and listing != known:
@@ -367,7 +424,7 @@ def read_picture(path: str) -> Image.Image:
     """
     try:
         picture: Image.Image = read_image(path)
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise PictureError(
             f"{path}: the picture cannot be read ({error.__cause__ or error}); replace it"
         ) from error
