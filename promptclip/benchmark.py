@@ -25,6 +25,7 @@ from promptclip.files import write_json
 from promptclip.pictures import UNREADABLE
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from yacs.config import CfgNode
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,10 @@ class Benchmark(DatasetBase):
         Raises:
             UserError: if something is missing, or is not what the benchmark must hold.
         """
-        self._place(self.find_root(cfg))
-        for path in self.missing():
-            raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
+        self.locate(cfg)
+        self.check_layout()
         train, val, test = self.read_split()
-        for fault in class_faults(train, val or [], test):
-            raise UserError(f"{self.dataset_dir}: {fault}")
+        self._check_classes(train, val or [], test)
         drawn, drawn_val = sample(
             Path(self.dataset_dir, "split_fewshot"),
             train,
@@ -127,11 +126,16 @@ class Benchmark(DatasetBase):
         super().__init__(train_x=train_x, val=val_x, test=test_x)
 
     @classmethod
-    def at(cls, root: str | Path) -> Benchmark:
-        """The benchmark below a data root with nothing read yet, so that it can be examined."""
+    def at(cls, cfg: CfgNode) -> Self:
+        """The benchmark's place, for a look at its split: no sample is drawn."""
         benchmark = cls.__new__(cls)
-        benchmark._place(os.path.abspath(os.path.expanduser(root)))
+        benchmark.locate(cfg)
         return benchmark
+
+    def locate(self, cfg: CfgNode) -> None:
+        """Set the folders."""
+        self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -173,9 +177,18 @@ class Benchmark(DatasetBase):
             f"to get them); give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
         )
 
-    def _place(self, root: str) -> None:
-        self.dataset_dir = os.path.join(root, self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
+    def check_layout(self) -> None:
+        """Check that everything is there that is read.
+
+        Raises:
+            UserError: if something is missing.
+        """
+        for path in self.missing():
+            raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
+
+    def _check_classes(self, *parts: Sequence[Picture]) -> None:
+        for fault in class_faults(*parts):
+            raise UserError(f"{self.dataset_dir}: {fault}")
 
     def _check_pictures(self, parts: Sequence[Sequence[Picture]]) -> None:
         paths = dict.fromkeys(self.impath(picture) for part in parts for picture in part)
@@ -267,9 +280,12 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
         UserError: if there is no class folder, or one without pictures.
     """
     known = _read_listing(cache) if cache else {}
-    listing, empty = {}, []
+    listing, empty, files = {}, [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or not entry.is_dir():
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            files.append(entry.name)
             continue
         changed = os.stat(entry.path).st_mtime_ns
         seen = known.get(entry.name)
@@ -285,7 +301,11 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
             f"(of {len(listing)} class folders, {len(empty)} are)"
         )
     if not listing:
-        raise UserError(f"{folder}: expected one sub-folder per class, there is none")
+        instead = f", but {len(files)} files such as {files[0]}" if files else ""
+        raise UserError(
+            f"{folder}: expected one sub-folder with the pictures of each class, there is none"
+            f"{instead}; unpack or sort them"
+        )
     if cache and listing != known:
         try:
             write_json(listing, cache, indent=None)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from PIL import Image
 from scipy.io import savemat
+from yacs.config import CfgNode
 
 from promptclip import plugins
 from promptclip.benchmark import Benchmark, Sizes
@@ -42,6 +44,15 @@ def make(root: Path, name: str) -> Path:
     folder.mkdir(parents=True)
     MAKERS[name](folder)
     return folder
+
+
+def load(root: Path, name: str, shots: int = -1, subsample: str = "all") -> DatasetBase:
+    """The benchmark below a data root, as a run with seed 1 has it."""
+    cfg: CfgNode = get_cfg_default()
+    cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS = str(root), shots
+    cfg.DATASET.SUBSAMPLE_CLASSES = subsample
+    cfg.SEED = 1
+    return kind_of(name)(cfg)
 
 
 def sizes(name: str) -> Sizes:

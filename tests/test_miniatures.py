@@ -7,23 +7,12 @@ from pathlib import Path
 
 import miniatures
 import pytest
-from dassl.config import get_cfg_default
-from dassl.data.datasets import DatasetBase
-from yacs.config import CfgNode
 
 from promptclip.errors import UserError
 
 WITH_TRAINING = [name for name in miniatures.NAMES if not miniatures.kind_of(name).test_only]
 VARIANTS = [name for name in miniatures.NAMES if miniatures.kind_of(name).test_only]
 WITH_SPLIT_FILE = [name for name in WITH_TRAINING if miniatures.kind_of(name).split_file]
-
-
-def load(root: Path, name: str, shots: int = -1, subsample: str = "all") -> DatasetBase:
-    cfg: CfgNode = get_cfg_default()
-    cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS = str(root), shots
-    cfg.DATASET.SUBSAMPLE_CLASSES = subsample
-    cfg.SEED = 1
-    return miniatures.kind_of(name)(cfg)
 
 
 def test_there_are_fifteen() -> None:
@@ -35,7 +24,7 @@ def test_there_are_fifteen() -> None:
 @pytest.mark.parametrize("name", WITH_TRAINING)
 def test_all_its_pictures(tmp_path: Path, name: str) -> None:
     miniatures.make(tmp_path, name)
-    data = load(tmp_path, name)
+    data = miniatures.load(tmp_path, name)
     sizes = miniatures.sizes(name)
     assert data.classnames == miniatures.classnames(name)
     assert (len(data.train_x), len(data.test)) == (sizes.train, sizes.test)
@@ -46,14 +35,14 @@ def test_all_its_pictures(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", WITH_TRAINING)
 def test_base_and_new_classes_with_few_shots(tmp_path: Path, name: str) -> None:
     miniatures.make(tmp_path, name)
-    whole = load(tmp_path, name, shots=2)
+    whole = miniatures.load(tmp_path, name, shots=2)
     names = miniatures.classnames(name)
     assert len(whole.train_x) == 2 * len(names)
     middle = (len(names) + 1) // 2
     halves = {"base": names[:middle], "new": names[middle:]}
     drawn = []
     for half, expected in halves.items():
-        data = load(tmp_path, name, shots=2, subsample=half)
+        data = miniatures.load(tmp_path, name, shots=2, subsample=half)
         assert data.classnames == expected
         assert len(data.train_x) == 2 * len(expected)
         assert {datum.label for datum in data.test} == set(range(len(expected)))
@@ -66,7 +55,7 @@ def test_base_and_new_classes_with_few_shots(tmp_path: Path, name: str) -> None:
 def test_variants_of_imagenet_are_for_tests_alone(tmp_path: Path, name: str) -> None:
     folder = miniatures.make(tmp_path, name)
     for subsample in ("all", "base", "new"):
-        data = load(tmp_path, name, shots=1, subsample=subsample)
+        data = miniatures.load(tmp_path, name, shots=1, subsample=subsample)
         assert data.classnames == miniatures.classnames(name)
         assert len(data.test) == miniatures.sizes(name).test
         assert [datum.impath for datum in data.train_x] == [datum.impath for datum in data.test]
@@ -80,38 +69,38 @@ def test_a_variant_has_imagenets_classes_only(tmp_path: Path, name: str) -> None
     unknown = "99" if name == "ImageNetV2" else "n09999999"
     miniatures.picture(folder / miniatures.kind_of(name).image_dir / unknown / "a.jpg")
     with pytest.raises(UserError, match=f"for example '{unknown}'"):
-        load(tmp_path, name)
+        miniatures.load(tmp_path, name)
 
 
 def test_imagenetv2_numbers_its_folders(tmp_path: Path) -> None:
     folder = miniatures.make(tmp_path, "ImageNetV2")
-    data = load(tmp_path, "ImageNetV2")
+    data = miniatures.load(tmp_path, "ImageNetV2")
     assert {Path(datum.impath).parent.name for datum in data.test if datum.label == 10} == {"10"}
     for file in (images := folder / miniatures.kind_of("ImageNetV2").image_dir / "10").iterdir():
         file.unlink()
     images.rmdir()
     with pytest.raises(UserError, match="for example '10'"):
-        load(tmp_path, "ImageNetV2")
+        miniatures.load(tmp_path, "ImageNetV2")
 
 
 def test_an_imagenet_without_some_classes_is_refused(tmp_path: Path) -> None:
     folder = miniatures.make(tmp_path, "ImageNet")
     (folder / "images/train/n01443764").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="must be in images/train"):
-        load(tmp_path, "ImageNet")
+        miniatures.load(tmp_path, "ImageNet")
     (folder / "images/val/n01443764").rename(tmp_path / "elsewhere too")
     with pytest.raises(UserError, match="1 of the 12 classes .* the first is 'n01443764'"):
-        load(tmp_path, "ImageNet")
+        miniatures.load(tmp_path, "ImageNet")
 
 
 def test_aircrafts_lists(tmp_path: Path) -> None:
     folder = miniatures.make(tmp_path, "FGVCAircraft")
-    data = load(tmp_path, "FGVCAircraft")
+    data = miniatures.load(tmp_path, "FGVCAircraft")
     assert {datum.label for datum in data.test if datum.classname == "F-16A/B"} == {3}
     with (folder / "images_variant_test.txt").open("a") as file:
         file.write("../x 707-320\n")
     with pytest.raises(UserError, match="got '../x' '707-320'"):
-        load(tmp_path, "FGVCAircraft")
+        miniatures.load(tmp_path, "FGVCAircraft")
 
 
 @pytest.mark.parametrize("name", WITH_SPLIT_FILE)
@@ -122,6 +111,6 @@ def test_without_its_split_file_the_place_to_get_it_is_named(tmp_path: Path, nam
     assert list(content) == ["train", "val", "test"]
     split_file.unlink()
     with pytest.raises(UserError) as caught:
-        load(tmp_path, name)
+        miniatures.load(tmp_path, name)
     assert f"{split_file} is missing" in str(caught.value)
     assert f"promptclip data get {name}" in str(caught.value)
