@@ -39,5 +39,9 @@ class FGVCAircraft(Benchmark):
         return [Picture(f"{number}.jpg", labels[name], name) for number, _, name in rows]
 
     def _lines(self, file: str) -> list[str]:
-        lines = Path(self.dataset_dir, file).read_text(encoding="utf-8").splitlines()
+        path = Path(self.dataset_dir, file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); get it anew") from error
         return [line.strip() for line in lines if line.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -95,32 +96,38 @@ def _usual(root: str) -> list[type[Benchmark]]:
 
 
 def _examine(kind: type[Benchmark], root: str, pool: _Workers) -> Report:
-    folder = os.path.join(root, kind.dataset_dir)
-    report = Report(kind.__name__, folder)
-    if not os.path.isdir(folder):
-        report.notes += _elsewhere(kind, root)
-        report.faults += _dangling(folder)
-        report.state = "broken" if report.faults else "absent"
-        return report
-    benchmark = kind.at(_cfg(root))
+    report = Report(kind.__name__, os.path.join(root, kind.dataset_dir))
+    there = os.path.isdir(report.folder)
+    try:
+        if there:
+            _examine_folder(kind.at(_cfg(root)), report, pool)
+        else:
+            report.notes += _elsewhere(kind, root)
+            report.faults += _dangling(report.folder)
+    except OSError as error:
+        report.faults.append(f"the folder cannot be read ({error}); see to its permissions")
+    whole = "complete" if kind.sizes else "present"
+    report.state = "broken" if report.faults else whole if there else "absent"
+    return report
+
+
+def _examine_folder(benchmark: Benchmark, report: Report, pool: _Workers) -> None:
     missing = list(benchmark.missing())
     report.faults += _layout_faults(benchmark, missing)
     report.notes += _leftovers(benchmark)
-    split = os.path.join(benchmark.dataset_dir, benchmark.split_file)
-    if not missing or os.path.isfile(split):
-        try:
+    if missing and not os.path.isfile(os.path.join(report.folder, benchmark.split_file)):
+        return
+    try:
+        with pool.busy(f"{report.name}: reading lists"):  # ImageNet's name a million files
             parts: Parts = benchmark.read_split()
-        except (UserError, OSError, UnicodeDecodeError) as error:
-            report.faults.append(str(error))
-        else:
-            report.sizes = Sizes.of(None, None, parts[2]) if kind.test_only else Sizes.of(*parts)
-            report.faults += _split_faults(benchmark, parts, report.sizes)
-            report.notes += _known_names(benchmark, parts)
-            if not missing:
-                report.faults += _picture_faults(benchmark, parts, pool)
-    whole = "complete" if kind.sizes else "present"
-    report.state = "broken" if report.faults else whole
-    return report
+    except UserError as error:
+        report.faults.append(str(error))
+        return
+    report.sizes = Sizes.of(*((None, None, parts[2]) if benchmark.test_only else parts))
+    report.faults += _split_faults(benchmark, parts, report.sizes)
+    report.notes += _known_names(benchmark, parts)
+    if not missing:
+        report.faults += _picture_faults(benchmark, parts, pool)
 
 
 def _cfg(root: str) -> CfgNode:
@@ -337,6 +344,14 @@ class _Workers:
     def __exit__(self, *raised: object) -> None:
         for executor in {self._readers, self._threads}:
             executor.shutdown(cancel_futures=True)
+
+    @contextlib.contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        task = self._progress.add_task(what, total=None)
+        try:
+            yield
+        finally:
+            self._progress.remove_task(task)
 
     def look(self, paths: Sequence[str], what: str) -> list[Trouble]:
         return self._map(self._threads, pictures.look, paths, f"{what}: looking for pictures")

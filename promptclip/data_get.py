@@ -157,11 +157,14 @@ def _careful() -> Iterator[None]:
 
 def _download(download: Download, work: Path) -> None:
     from torchvision import datasets  # type: ignore[import-untyped]
-    from torchvision.datasets.utils import download_url  # type: ignore[import-untyped]
+    from torchvision.datasets.utils import (  # type: ignore[import-untyped]
+        download_and_extract_archive,
+    )
 
     if download.archive:
         url, md5 = download.archive
-        download_url(url, work, md5=md5)  # torchvision then finds it there
+        download_and_extract_archive(url, work, md5=md5)
+        return
     try:
         getattr(datasets, download.torchvision)(work, download=True)
     except ModuleNotFoundError as error:

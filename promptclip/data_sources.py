@@ -29,7 +29,7 @@ class Download:
         torchvision: its class in `torchvision.datasets`.
         folder: what the class leaves, below its root, that CoOp calls the benchmark's folder.
         megabytes: of the archives.
-        archive: URL and MD5 of the archive, where torchvision itself has no checksum.
+        archive: URL and MD5 of the archive, where the class itself has no checksum.
     """
 
     torchvision: str

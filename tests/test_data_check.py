@@ -264,6 +264,11 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
         write("images_variant_val.txt", b"0034958 Concorde\n"),
         ["images_variant_val.txt: expected a picture number and a name", "'Concorde'"],
     ),
+    "an unreadable list": (
+        "FGVCAircraft",
+        write("variants.txt", b"\xff\xfe"),
+        ["variants.txt: cannot be read", "get it anew"],
+    ),
     "SUN397's other layout": (
         "SUN397",
         flat_scenes,

@@ -283,6 +283,24 @@ def test_a_failed_download_leaves_nothing(
     assert not list(root.iterdir())
 
 
+def test_ctrl_c_leaves_nothing(
+    root: Path, offer: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer("OxfordPets")
+    from torchvision.datasets import utils
+
+    real = utils.extract_archive
+
+    def interrupted(*arguments: Any) -> None:
+        real(*arguments)
+        assert list(root.glob(".oxford_pets-*/oxford-iiit-pet/images/*.jpg"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "extract_archive", interrupted)
+    assert get(root, "oxford_pets", "--yes") == 130
+    assert not list(root.iterdir())
+
+
 def test_no_server_at_all(
     root: Path,
     offer: Callable[[str], Place],
