@@ -1,5 +1,7 @@
 """Caltech-101 (Fei-Fei et al. 2004): objects."""
 
+from collections.abc import Mapping
+
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip.benchmark import Benchmark, Sizes
@@ -13,3 +15,11 @@ class Caltech101(Benchmark):
     image_dir = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"
     sizes = Sizes(100, train=4_128, val=1_649, test=2_465)
+    folder_names: Mapping[str, str | None] = {
+        "BACKGROUND_Google": None,
+        "Faces_easy": None,
+        "Faces": "face",
+        "Leopards": "leopard",
+        "Motorbikes": "motorbike",
+        "airplanes": "airplane",
+    }

@@ -15,6 +15,7 @@ class FGVCAircraft(Benchmark):
 
     dataset_dir = "fgvc_aircraft"
     image_dir = "images"
+    split_origin = "data set"
     template = "a photo of a {}, a type of aircraft."
     needs = (
         "images",

@@ -26,6 +26,7 @@ class ImageNet(Benchmark):
 
     dataset_dir = "imagenet"
     image_dir = "images"
+    split_origin = "data set"
     needs = ("classnames.txt", "images/train", "images/val")
     shared_names = IMAGENET_SHARED_NAMES
     sizes = Sizes(1_000, train=1_281_167, val=None, test=50_000)

@@ -2,7 +2,9 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
+from promptclip import splits
 from promptclip.benchmark import Benchmark, Sizes
+from promptclip.few_shot import Picture
 
 
 @DATASET_REGISTRY.register()
@@ -15,3 +17,15 @@ class OxfordPets(Benchmark):
     template = "a photo of a {}, a type of pet."
     raw = ("annotations/trainval.txt", "annotations/test.txt")
     sizes = Sizes(37, train=2_944, val=736, test=3_669)
+
+    def make_split(self, seed: int) -> splits.Split:
+        """The data set's own test list, and validation pictures out of the other one."""
+        return splits.with_validation(self._list("trainval"), self._list("test"), seed)
+
+    def _list(self, part: str) -> list[Picture]:
+        """A line is `<breed>_<number> <label from 1> <species> <breed of the species>`."""
+        rows = self.rows(f"annotations/{part}.txt", 2)
+        return [
+            Picture(f"{name}.jpg", int(label) - 1, name.rpartition("_")[0].lower())
+            for name, label, *_ in rows
+        ]

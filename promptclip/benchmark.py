@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +19,9 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from promptclip import splits
 from promptclip.errors import UserError
-from promptclip.few_shot import Picture, read_split_file, sample, split_hash
+from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import write_json
 from promptclip.pictures import UNREADABLE
 
@@ -73,6 +74,7 @@ class Benchmark(DatasetBase):
         image_dir: folder of the pictures below `dataset_dir`; empty if that folder itself.
         split_file: name of CoOp's split file in `dataset_dir`.
         template: hand-written prompt, `{}` stands for the class name.
+        folder_names: class names that are not their folders' names; None for what is no class.
         needs: what `dataset_dir` must hold, paths below it.
         raw: files of the original download, below `dataset_dir`, that say which picture is what;
             they are needed only to build a split where there is no split file.
@@ -80,18 +82,26 @@ class Benchmark(DatasetBase):
             is published, or all the folder has is the benchmark.
         shared_names: names that several classes bear in the published list.
         test_only: a variant of another benchmark: no sample is drawn and all classes stay.
+        sample_dir: folder of the few-shot samples.
         split_hash: hash of the training and validation pictures, before the classes are chosen.
+        split_origin: where the whole split is from: "coop" is CoOp's split file, "data set" the
+            data set's own lists or folders; a file that is marked says something else.
+        split_file_hash: hash of the whole split; None where there is no split file.
     """
 
     dataset_dir: str = ""
     image_dir: str = ""
     split_file: str = ""
     template: str = "a photo of a {}."
+    folder_names: Mapping[str, str | None] = {}
     raw: tuple[str, ...] = ()
     sizes: Sizes | None = None
     shared_names: tuple[str, ...] = ()
     test_only: bool = False
+    sample_dir: str
     split_hash: str
+    split_origin: str = "coop"
+    split_file_hash: str | None = None
 
     def __init__(self, cfg: CfgNode) -> None:
         """Read the split, draw the sample, choose the classes.
@@ -107,7 +117,7 @@ class Benchmark(DatasetBase):
         train, val, test = self.read_split()
         self._check_classes(train, val or [], test)
         drawn, drawn_val = sample(
-            Path(self.dataset_dir, "split_fewshot"),
+            Path(self.sample_dir),
             train,
             val or [],
             benchmark=type(self).__name__,
@@ -136,17 +146,38 @@ class Benchmark(DatasetBase):
         """Set the folders."""
         self.dataset_dir = os.path.join(self.find_root(cfg), self.dataset_dir)
         self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
+        self.sample_dir = os.path.join(self.dataset_dir, "split_fewshot")
 
     @property
     def needs(self) -> tuple[str, ...]:
         """What `dataset_dir` must hold."""
         return tuple(filter(None, (self.split_file, type(self).image_dir)))
 
+    @property
+    def needs_split(self) -> bool:
+        """Whether the parts stand in a split file."""
+        return bool(self.split_file)
+
+    @property
+    def our_split_path(self) -> Path:
+        """Where `promptclip data split` puts a split: under another name than CoOp's."""
+        return Path(self.dataset_dir, f"split_promptclip_{type(self).__name__}.json")
+
+    @property
+    def split_path(self) -> Path:
+        """The split file that counts: CoOp's, or where that is absent, ours."""
+        published = Path(self.dataset_dir, self.split_file)
+        ours = self.our_split_path
+        return ours if ours.is_file() and not published.is_file() else published
+
     def missing(self) -> Iterator[str]:
         """Paths of what is needed and not there, outer folders first."""
         wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
         wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
-        return (path for path in wanted if not os.path.exists(path))
+        for path in wanted:
+            is_split = bool(self.split_file) and os.path.basename(path) == self.split_file
+            if not (os.path.exists(path) or (is_split and self.our_split_path.is_file())):
+                yield path
 
     def impath(self, picture: Picture) -> str:
         """Where a picture of the split lies."""
@@ -165,8 +196,62 @@ class Benchmark(DatasetBase):
         A benchmark without validation pictures gives None for them: then the test part stands
         in, as CoOp has it for ImageNet.
         """
-        split = read_split_file(Path(self.dataset_dir, self.split_file))
+        split = splits.read(self.split_path)
+        self.split_origin = split.get("origin", self.split_origin)
+        self.split_file_hash = splits.parts_hash(split)
         return split["train"], split["val"], split["test"]
+
+    def make_split(self, seed: int) -> splits.Split:
+        """A split by our rule, from what the data set itself comes with.
+
+        Here: one folder for each class. A benchmark that has lists of its own overrides this.
+
+        Raises:
+            UserError: if something is missing.
+        """
+        ignored = [folder for folder, name in self.folder_names.items() if name is None]
+        listing = list_class_folders(Path(self.image_dir), ignored=ignored)
+        pictures = (
+            Picture(f"{folder}/{name}", label, self.folder_names.get(folder) or folder)
+            for label, (folder, names) in enumerate(listing.items())
+            for name in names
+        )
+        return splits.three_parts(pictures, seed)
+
+    def check_split(self, parts: Sequence[Sequence[Picture]]) -> None:
+        """Check that classes and pictures of the three parts are whole.
+
+        Raises:
+            UserError: if something is missing.
+        """
+        self._check_classes(*parts)
+        self._check_pictures(parts)
+
+    def check_known(self, found: Iterable[Any], known: Container[Any], file: str) -> None:
+        """Raise `UserError` if a file of the data set names a class that is none."""
+        for name in found:
+            if name not in known:
+                raise UserError(
+                    f"{self.dataset_dir}/{file}: {name!r} is no class of this data set; the file "
+                    "is damaged or belongs to another version"
+                )
+
+    def rows(self, file: str, columns: int) -> list[list[str]]:
+        """Words of each line of a text file of the data set; empty lines are left out.
+
+        Raises:
+            UserError: if the file cannot be read, or a line has fewer words than `columns`.
+        """
+        path = Path(self.dataset_dir, file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from error
+        rows = [line.split() for line in lines if line.strip()]
+        for row in rows:
+            if len(row) < columns:
+                raise UserError(f"{path}: expected {columns} words in a line, got {row!r:.200}")
+        return rows
 
     def _layout(self) -> str:
         *most, last = self.needs
@@ -184,7 +269,14 @@ class Benchmark(DatasetBase):
             UserError: if something is missing.
         """
         for path in self.missing():
-            raise UserError(f"{type(self).__name__}: {path} is missing; {self._layout()}")
+            message = f"{type(self).__name__}: {path} is missing; {self._layout()}"
+            if self.split_file and os.path.basename(path) == self.split_file:
+                message += (
+                    f". `promptclip data split {type(self).__module__.rpartition('.')[2]} --root "
+                    f"{os.path.dirname(self.dataset_dir)}` makes another split, with which numbers "
+                    "cannot be compared with published ones"
+                )
+            raise UserError(message)
 
     def _check_classes(self, *parts: Sequence[Picture]) -> None:
         for fault in class_faults(*parts):
@@ -212,6 +304,7 @@ class ImageNetVariant(Benchmark):
 
     test_only = True
     shared_names = IMAGENET_SHARED_NAMES
+    split_origin = "data set"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -266,7 +359,9 @@ def class_faults(*parts: Sequence[Picture]) -> Iterator[str]:
                 yield f"class {names.get(label, '?')!r} (label {label}) has no {purpose} pictures"
 
 
-def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, list[str]]:
+def list_class_folders(
+    folder: Path, cache: Path | None = None, ignored: Collection[str] = ()
+) -> dict[str, list[str]]:
     """List the pictures of a folder that has one sub-folder per class, everything sorted by name.
 
     Dassl takes the file system's order, which differs from machine to machine.
@@ -275,6 +370,7 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
         folder: holds the class folders; hidden names and plain files beside them are left out.
         cache: JSON file that keeps the listing between runs; a class folder that has changed
             since is listed again. A million pictures take minutes on a network disk.
+        ignored: names of folders that are no classes.
 
     Raises:
         UserError: if there is no class folder, or one without pictures.
@@ -282,7 +378,7 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
     known = _read_listing(cache) if cache else {}
     listing, empty, files = {}, [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in ignored:
             continue
         if not entry.is_dir():
             files.append(entry.name)
@@ -301,11 +397,10 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
             f"(of {len(listing)} class folders, {len(empty)} are)"
         )
     if not listing:
-        instead = f", but {len(files)} files such as {files[0]}" if files else ""
-        raise UserError(
-            f"{folder}: expected one sub-folder with the pictures of each class, there is none"
-            f"{instead}; unpack or sort them"
+        instead = (
+            f", but {len(files)} files such as {files[0]}: unpack or sort them" if files else ""
         )
+        raise UserError(f"{folder}: expected one sub-folder per class, there is none{instead}")
     if cache and listing != known:
         try:
             write_json(listing, cache, indent=None)

@@ -2,6 +2,7 @@
 
 Merge order: Dassl's defaults, every method's options, `configs/trainers/base.yaml`, the data set's
 yaml, the method's yaml (its own keys, then its matching conditional sections), the command line.
+A data set's yaml may have sections for methods' yaml of some name (`PER_CFG`), merged after it.
 Nothing is overridden afterwards, and a key that does not exist is an error wherever it stands.
 """
 
@@ -31,6 +32,7 @@ CONDITIONAL = {"PER_SHOTS": "NUM_SHOTS", "PER_DATASET": "NAME"}
 NOT_HASHED = frozenset(
     {
         "DATASET.CFG",
+        "DATASET.FOLDER",
         "DATASET.ROOT",
         "OUTPUT_DIR",
         "RESUME",
@@ -43,7 +45,11 @@ NOT_HASHED = frozenset(
 )
 
 # Keys that came later, and the value with which everything is as it was before.
-_ADDED_LATER: dict[str, Any] = {"TEST.COLLAPSE_METRICS": False, "TRAINER.REGULARIZERS": []}
+_ADDED_LATER: dict[str, Any] = {
+    "DATASET.FOLDER_HASH": "",
+    "TEST.COLLAPSE_METRICS": False,
+    "TRAINER.REGULARIZERS": [],
+}
 
 # The values that Dassl's own keys may take: a set of choices, or a closed interval.
 _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
@@ -92,6 +98,8 @@ def default_cfg() -> CfgNode:
     cfg = get_cfg_default()
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
+    cfg.DATASET.FOLDER = ""  # own pictures: their folder or CSV file, see `promptclip.data_sets`
+    cfg.DATASET.FOLDER_HASH = ""  # ... and the hash of what it holds, noted by the command
     cfg.MODEL.EXACT_TEXTBOOK = False
     cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
     cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own
@@ -136,9 +144,18 @@ def build_cfg(
     sections = {name: layers[-1][1].pop(name, {}) for name in CONDITIONAL}
 
     defaults = default_cfg()
+    scratch = defaults.clone()
+    if dataset_config_file:
+        file, content = layers[1]
+        per_cfg = content.pop("PER_CFG", {})
+        if not isinstance(per_cfg, dict):
+            raise UserError(f"{file}: PER_CFG holds a section for each yaml, got {per_cfg!r:.200}")
+        for stem, section in per_cfg.items():
+            _merge(scratch, [layer := (f"{file}, PER_CFG {stem}", section)])
+            if stem == Path(config_file).stem:
+                layers.insert(2, layer)
     cfg = _merge(defaults.clone(), [*layers, last])
     conditional = []
-    scratch = defaults.clone()
     for name, key in CONDITIONAL.items():
         for value, section in sections[name].items():
             layer = (f"{layers[-1][0]}, {name} {value}", section)
@@ -151,6 +168,23 @@ def build_cfg(
     _check(cfg)
     cfg.freeze()
     return cfg
+
+
+def config_file(folder: str, name: str) -> Path:
+    """The file `configs/<folder>/<name>.yaml`, or the yaml file that `name` is the path of.
+
+    Raises:
+        UserError: if there is no such file in `configs/`.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    place = configs_dir() / folder
+    known = sorted(path.stem for path in place.glob("*.yaml"))
+    if name not in known:
+        match = closest(name, known)
+        hint = f", did you mean {match!r}" if match else ""
+        raise UserError(f"no {name!r} in {place}{hint}? There are: {', '.join(known) or 'none'}")
+    return place / f"{name}.yaml"
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:

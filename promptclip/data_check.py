@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SAMPLE = 200  # pictures of a benchmark whose heads are read without `deep`
 CHUNK = 256  # pictures that a worker takes at once
 PARTS = ("training", "validation", "test")
+PUBLISHED = ("coop", "data set")  # origins of splits that published sizes and results are of
 
 Parts = tuple[Sequence[Picture], Sequence[Picture] | None, Sequence[Picture]]
 
@@ -42,6 +43,7 @@ class Report:
         state: "absent"; "broken" if there is a fault; "complete" if it is whole and has the
             published sizes; "present" if it is whole and no sizes are published.
         sizes: what was found; None if that could not be read.
+        comparable: there are published sizes, and the split is one that they are of.
         faults: what is wrong and what to do.
         notes: what is worth knowing and no fault.
     """
@@ -50,6 +52,7 @@ class Report:
     folder: str
     state: str = "absent"
     sizes: Sizes | None = None
+    comparable: bool = False
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -106,7 +109,7 @@ def _examine(kind: type[Benchmark], root: str, pool: _Workers) -> Report:
             report.faults += _dangling(report.folder)
     except OSError as error:
         report.faults.append(f"the folder cannot be read ({error}); see to its permissions")
-    whole = "complete" if kind.sizes else "present"
+    whole = "complete" if report.comparable else "present"
     report.state = "broken" if report.faults else whole if there else "absent"
     return report
 
@@ -115,7 +118,7 @@ def _examine_folder(benchmark: Benchmark, report: Report, pool: _Workers) -> Non
     missing = list(benchmark.missing())
     report.faults += _layout_faults(benchmark, missing)
     report.notes += _leftovers(benchmark)
-    if missing and not os.path.isfile(os.path.join(report.folder, benchmark.split_file)):
+    if missing and not benchmark.split_path.is_file():
         return
     try:
         with pool.busy(f"{report.name}: reading lists"):  # ImageNet's name a million files
@@ -124,7 +127,15 @@ def _examine_folder(benchmark: Benchmark, report: Report, pool: _Workers) -> Non
         report.faults.append(str(error))
         return
     report.sizes = Sizes.of(*((None, None, parts[2]) if benchmark.test_only else parts))
-    report.faults += _split_faults(benchmark, parts, report.sizes)
+    report.comparable = benchmark.sizes is not None and benchmark.split_origin in PUBLISHED
+    report.faults += _split_faults(benchmark, parts)
+    if report.comparable:
+        report.faults += _size_faults(benchmark, parts, report.sizes)
+    elif benchmark.sizes:
+        report.notes.append(
+            f"the split is {benchmark.split_origin!r}, not CoOp's: its sizes are not compared, and "
+            "results with it cannot be compared with published ones"
+        )
     report.notes += _known_names(benchmark, parts)
     if not missing:
         report.faults += _picture_faults(benchmark, parts, pool)
@@ -236,7 +247,7 @@ def _leftovers(benchmark: Benchmark) -> Iterator[str]:
 # What the split says
 
 
-def _split_faults(benchmark: Benchmark, parts: Parts, found: Sizes) -> Iterator[str]:
+def _split_faults(benchmark: Benchmark, parts: Parts) -> Iterator[str]:
     train, val, test = parts
     yield from (
         f"{fault}; the split or the list of names is damaged or of another version, "
@@ -249,7 +260,6 @@ def _split_faults(benchmark: Benchmark, parts: Parts, found: Sizes) -> Iterator[
                 f"{len(labels)} classes (labels {', '.join(map(str, labels))}) are called "
                 f"{classname!r}, so only the first of them can be predicted; give them their names"
             )
-    yield from _size_faults(benchmark, parts, found)
     if not benchmark.test_only:
         yield from _shared_pictures(parts)
     others = {p.path: 0 for part in parts for p in part or () if not _is_picture(p.path)}
@@ -261,13 +271,10 @@ def _split_faults(benchmark: Benchmark, parts: Parts, found: Sizes) -> Iterator[
 
 
 def _size_faults(benchmark: Benchmark, parts: Parts, found: Sizes) -> Iterator[str]:
-    if benchmark.sizes is None:
-        return
+    published = benchmark.sizes or found
     whats = ("classes", *(f"{purpose} pictures" for purpose in PARTS))
     wrong = []
-    for what, expected, got, part in zip(
-        whats, benchmark.sizes, found, (None, *parts), strict=True
-    ):
+    for what, expected, got, part in zip(whats, published, found, (None, *parts), strict=True):
         if expected is not None and got != expected:
             fewest = _fewest(part) if (got or 0) < expected else ""
             wrong.append(f"{got or 0:,} {what} instead of {expected:,}{fewest}")

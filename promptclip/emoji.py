@@ -217,6 +217,7 @@ class DrawnBenchmark(Benchmark):
 
     image_dir = "images"
     template = "a picture of a {}."
+    split_origin = "built-in"
 
     def find_root(self, cfg: CfgNode) -> str:
         """The data root, or the user's cache folder, with the pictures in it."""

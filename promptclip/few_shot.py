@@ -8,7 +8,7 @@ import pickle
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ MAX_VAL_SHOTS = 4  # CoOp ff61507, every file in datasets/: min(num_shots, 4)
 
 # Absolute, on a drive, with `..`, or nothing, in the notation of any system
 _OUTSIDE = re.compile(r"^[\\/]|^[A-Za-z]:|(^|[\\/])\.\.([\\/]|\Z)|^\.?\Z|\0")
+PARTS = ("train", "val", "test")
 
 
 class Picture(NamedTuple):
@@ -44,12 +45,17 @@ def read_pictures(rows: Any, source: Path) -> list[Picture]:
             raise UserError(f"{source}: expected [path, label, class name], got {row!r:.200}")
         if row[1] < 0:
             raise UserError(f"{source}: expected labels from 0, got {row!r:.200}")
-        if _OUTSIDE.search(row[0]):
-            raise UserError(f"{source}: {row[0]!r} leads out of the picture folder")
+        refuse_outside(row[0], source)
     return [Picture(*row) for row in rows]
 
 
-def read_split_file(path: Path, parts: Sequence[str] = ("train", "val", "test")) -> dict[str, Any]:
+def refuse_outside(path: str, source: Path) -> None:
+    """Raise `UserError` if a picture's path, which `source` names, is not below its folder."""
+    if _OUTSIDE.search(path):
+        raise UserError(f"{source}: {path!r} leads out of the picture folder")
+
+
+def read_split_file(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     """Read a split file of CoOp's form, `{"train": [[path, label, class name], ...], ...}`.
 
     Returns:
@@ -125,7 +131,7 @@ def sample(
         log.warning("%s: no seed, so the few-shot sample is another one in each run", benchmark)
         return _draw_both(train, val, shots, random.Random())
 
-    path = folder / f"shot_{shots}-seed_{seed}.json"
+    path = sample_file(folder, shots, seed)
     identity = {"benchmark": benchmark, "shots": shots, "seed": seed}
     if path.is_file():
         return _read_sample(path, train, val, identity)
@@ -136,12 +142,34 @@ def sample(
     else:
         # The same lists as random.seed(seed) and the module's functions, which CoOp uses.
         drawn = _draw_both(train, val, shots, random.Random(seed))
-    parts = dict(zip(("train", "val"), drawn, strict=True))
     try:
-        write_json(identity | {"split_hash": split_hash(*drawn)} | parts, path, indent=None)
+        write_sample(path, identity, *drawn)
     except OSError as error:
         log.info("The few-shot sample is kept in memory only: %s", error)
     return drawn
+
+
+def sample_file(folder: Path, shots: int, seed: int) -> Path:
+    """Where a sample is kept in a benchmark's `split_fewshot` folder."""
+    return folder / f"shot_{shots}-seed_{seed}.json"
+
+
+def write_sample(
+    path: Path, identity: dict[str, Any], train: Sequence[Picture], val: Sequence[Picture]
+) -> None:
+    """Write a sample with its hash.
+
+    Args:
+        path: of the file.
+        identity: the benchmark, the shots and the seed, which `sample` checks.
+        train: the pictures.
+        val: the validation pictures.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    content = {"split_hash": split_hash(train, val), "train": list(train), "val": list(val)}
+    write_json(identity | content, path, indent=None)
 
 
 def read_pickle(
@@ -166,20 +194,41 @@ def read_pickle(
         raise UserError(
             f"{path}: not a few-shot sample of CoOp ({error}); delete it to draw the sample anew"
         ) from error
+    remedy = "delete the file to draw the sample anew"
+    return recognise(parts[0], train, path, remedy), recognise(parts[1], val, path, remedy)
+
+
+def recognise(
+    rows: Iterable[tuple[Any, Any, Any]], whole: Iterable[Picture], source: Path, remedy: str
+) -> list[Picture]:
+    """The pictures of `whole` that rows mean.
+
+    Args:
+        rows: path, label and class name; the longest end of a path that is known counts.
+        whole: the part of the split that the rows are drawn from.
+        source: the file that the rows are from.
+        remedy: what to do if one is not recognised.
+
+    Raises:
+        UserError: if a row means no picture of `whole`.
+    """
+    known = {picture.path: picture for picture in whole}
     found = []
-    for rows, whole in zip(parts, (train, val), strict=True):
-        known = {picture.path: picture for picture in whole}
-        part = []
-        for impath, label, classname in rows:
-            picture = _recognise(impath, known)
-            if picture is None or (picture.label, picture.classname) != (label, classname):
-                raise UserError(
-                    f"{path}: {impath!r} ({label!r}, {classname!r}) is not in the split of this "
-                    "benchmark; delete the file to draw the sample anew"
-                )
-            part.append(picture)
-        found.append(part)
-    return found[0], found[1]
+    for impath, label, classname in rows:
+        picture = next((known[end] for end in path_ends(impath) if end in known), None)
+        if picture is None or (picture.label, picture.classname) != (label, classname):
+            raise UserError(
+                f"{source}: {impath!r} ({label!r}, {classname!r}) is not in the split of this "
+                f"benchmark; {remedy}"
+            )
+        found.append(picture)
+    return found
+
+
+def path_ends(path: Any) -> Iterator[str]:
+    """A path of any machine without more and more of its first folders: "a/b/c", "b/c", "c"."""
+    parts = str(path).replace("\\", "/").split("/")
+    return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 class _DatumUnpickler(pickle.Unpickler):
@@ -190,12 +239,6 @@ class _DatumUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
         # A new class each time: what a pickle does to it cannot reach the next file.
         return type("Datum", (), {})
-
-
-def _recognise(impath: Any, known: dict[str, Picture]) -> Picture | None:
-    parts = str(impath).replace("\\", "/").split("/")
-    ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((known[end] for end in ends if end in known), None)
 
 
 def _draw_both(

@@ -21,8 +21,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptclip import plugins, results, table
-from promptclip.config import build_cfg, closest, configs_dir
+from promptclip import data_sets, plugins, results, table
+from promptclip.config import build_cfg, config_file
+from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
 from promptclip.run import RUN_FILE, run, state
 from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, of_shots
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 # What the protocol itself decides about a run.
 OWN_KEYS = {
     *("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
+    *("DATASET.FOLDER", "DATASET.FOLDER_HASH"),
     *("OUTPUT_DIR", "SEED", "TRAINER.NAME"),
 }
 PARTS = ("train", "test")  # of base-to-new
@@ -122,7 +124,7 @@ def base2new(
 
     Args:
         methods: names in any case, such as "coop".
-        dataset: stem of a file in `configs/datasets`, or the path of a yaml file.
+        dataset: as `promptclip.data_sets.find` takes it.
         shots: training pictures per class.
         parts: "train" trains on base and tests on base, "test" tests on new.
         settings: see `Settings`.
@@ -138,7 +140,7 @@ def base2new(
     for one in planner:
         runs = {"train": planner.training(*one, "base")}
         if _transfers(one[0]):
-            runs["test"] = planner.test(runs["train"], "new", planner.file)
+            runs["test"] = planner.test(runs["train"], "new", planner.data)
         planned += [runs[part] for part in parts if part in runs]
     for method in planner.methods:
         if not _transfers(method):
@@ -176,7 +178,8 @@ def dg(methods: Sequence[str], source: str, **kwargs: Any) -> int:
     """Domain generalisation: train on all classes of the source, test on its variants.
 
     Arguments, result and errors as of `base2new`, without `parts`, and with `targets`: names of
-    data sets, none for the usual ones of the source (`promptclip.tree.TARGETS`).
+    data sets, as `promptclip.data_sets.find` takes them, none for the usual ones of the source
+    (`promptclip.tree.TARGETS`).
     """
     return _transfer("dg", methods, source, **kwargs)
 
@@ -196,15 +199,18 @@ def _transfer(
     if not targets:
         known = ", ".join(TARGETS[protocol])
         raise UserError(f"{planner.dataset} has no usual targets ({known} have); give --targets")
-    files = {file.stem: file for file in (_config_file("datasets", name) for name in targets)}
-    if planner.dataset in files:
+    found = [data_sets.find(name) for name in targets]
+    names = [planner.dataset, *(target.name for target in found)]
+    if names[0] in names[1:]:
         raise UserError(f"{planner.dataset} is the source and cannot be a target as well")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two targets are called {twice[0]}; their results would lie in one place")
     bound = [m for m in planner.methods if protocol == "xd" and not _transfers(m)]
     planned = []
     for one in planner:
         if one[0] not in bound:
             trained = planner.training(*one)
-            tests = (planner.test(trained, target, file) for target, file in files.items())
+            tests = (planner.test(trained, target.name, target) for target in found)
             planned += [trained, *tests]
     skipped = [f"{method}: not run, {_BOUND}" for method in bound]
     return planner.carry_out(planned, planner.dataset, skipped=skipped)
@@ -233,26 +239,27 @@ class _Planner:
                 f"{' '.join(map(str, shots))} and {settings.seeds}"
             )
         self.protocol, self.shots, self.settings = protocol, shots, settings
-        self.file = _config_file("datasets", dataset)
-        self.dataset = self.file.stem
+        self.data = data_sets.find(dataset)
+        self.dataset = self.data.name
         self.methods = {}  # name -> its yaml
         for method in map(plugins.trainer_name, methods):
-            name = settings.cfg_name or build_cfg(method, self.file, "").DATASET.CFG
-            self.methods[method] = _config_file(f"trainers/{method}", name)
+            name = settings.cfg_name or build_cfg(method, self.data.file, "").DATASET.CFG
+            self.methods[method] = config_file(f"trainers/{method}", name)
 
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
         return itertools.product(self.methods, self.shots, self.settings.seeds)
 
-    def cfg(self, place: Place, dataset_file: Path) -> CfgNode:
+    def cfg(self, place: Place, data: DataSet) -> CfgNode:
         """The configuration of a run on a data set."""
         return build_cfg(
             place.method,
-            dataset_file,
+            data.file,
             self.methods[place.method],
             root=self.settings.root,
             seed=place.seed,
             output_dir=str(Path(self.settings.output, place.path)),
             overrides=[
+                *data.overrides,
                 *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
                 *self.settings.overrides,
             ],
@@ -263,15 +270,15 @@ class _Planner:
         protocol = "base2new" if half else "fewshot"
         stem = self.methods[method].stem
         place = Place(protocol, self.dataset, shots, method, stem, seed, half)
-        return Run(place, self.cfg(place, self.file))
+        return Run(place, self.cfg(place, self.data))
 
-    def test(self, trained: Run, target: str, dataset_file: Path) -> Run:
+    def test(self, trained: Run, target: str, data: DataSet) -> Run:
         """Test on other data what was trained, configured as it was but for the data."""
         place = replace(trained.place, protocol=self.protocol, target=target)
-        data = self.cfg(place, dataset_file)
+        elsewhere = self.cfg(place, data)
         cfg = trained.cfg.clone()
         cfg.defrost()
-        cfg.DATASET, cfg.OUTPUT_DIR = data.DATASET, data.OUTPUT_DIR
+        cfg.DATASET, cfg.OUTPUT_DIR = elsewhere.DATASET, elsewhere.OUTPUT_DIR
         cfg.freeze()
         return Run(place, cfg, trained)
 
@@ -346,16 +353,3 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
 def _silence(quiet: bool) -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         yield
-
-
-def _config_file(folder: str, name: str) -> Path:
-    """The file `configs/<folder>/<name>.yaml`, or the yaml file that `name` is the path of."""
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    place = configs_dir() / folder
-    known = sorted(path.stem for path in place.glob("*.yaml"))
-    if name not in known:
-        match = closest(name, known)
-        hint = f", did you mean {match!r}" if match else ""
-        raise UserError(f"no {name!r} in {place}{hint}? There are: {', '.join(known) or 'none'}")
-    return place / f"{name}.yaml"

@@ -66,7 +66,10 @@ def collect(trainer: Any, cfg: CfgNode, *, seconds: Mapping[str, float]) -> dict
         "seconds": dict(seconds),
         "peak_memory": _peak_memory(trainer.device),
         "config_hash": config_hash(cfg),
+        # Of the sample; then where the whole split is from, and its hash
         "split_hash": getattr(trainer.dm.dataset, "split_hash", None),
+        "split_origin": getattr(trainer.dm.dataset, "split_origin", None),
+        "split_file_hash": getattr(trainer.dm.dataset, "split_file_hash", None),
         "config": json.loads(json.dumps(cfg)),
         "versions": _versions(),
         "git": _git(),

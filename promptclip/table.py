@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from promptclip import results
 from promptclip.errors import UserError
-from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, find, of_shots
+from promptclip.tree import HALVES, OWN, OWN_YAML, PROTOCOLS, TARGETS, Place, find, of_shots
 
 _Group: TypeAlias = tuple[str, str, int]  # protocol, data set, shots (0 where they are columns)
 _RowKey: TypeAlias = tuple[_Group, str, str]  # its group, method, configuration
@@ -35,6 +35,8 @@ _CAPTIONS = {
     "H": "H: the harmonic mean of base and new for each seed, then as above.",
     "average": "average: the mean over the targets for each seed, then as above.",
 }
+# Origins of a split that need no word; None is of results from before it was noted.
+_USUAL_SPLITS = ("coop", "data set", "built-in", "own", None)
 H_OF_MEANS = "H of means: the harmonic mean of the two means, as published tables have it."
 
 
@@ -365,7 +367,8 @@ def _registered(dataset: str) -> str | None:
     """DATASET.NAME of a file of `configs/datasets`; None if it is not one of them."""
     from promptclip.config import configs_dir, read_yaml
 
-    file = configs_dir() / "datasets" / f"{dataset}.yaml"
+    stem = OWN_YAML if dataset.startswith(OWN) else dataset
+    file = configs_dir() / "datasets" / f"{stem}.yaml"
     name: str | None = read_yaml(file)["DATASET"]["NAME"] if file.is_file() else None
     return name
 
@@ -440,6 +443,7 @@ def _notes(
 ) -> Iterator[str]:
     samples: dict[tuple[str, int, int], dict[Any, str]] = {}
     tuned: dict[str, list[str]] = {}
+    whole: dict[str, dict[Any, list[str]]] = {}  # data set -> origin and hash -> whose
     for row, cells in sorted(found.items()):
         (protocol, dataset, shots), method, cfg = row
         name = f"{_named(dataset, shots)}, {method} ({cfg})"
@@ -450,6 +454,9 @@ def _notes(
             if not isinstance(result, str):
                 hashes = samples.setdefault((place.benchmark, place.shots, seed), {})
                 hashes.setdefault(result["split_hash"], method)
+                split = (result.get("split_origin"), result.get("split_file_hash"))
+                whose = whole.setdefault(place.benchmark, {}).setdefault(split, [])
+                whose.append(f"{method} ({cfg}) seed {seed}")
                 if (on := result.get("tuned_on", "none")) != "none":
                     tuned.setdefault(on, []).append(f"{method} ({cfg})")
             elif failure := results.read_failure(folder):
@@ -458,12 +465,32 @@ def _notes(
     for on, methods in tuned.items():
         names = ", ".join(dict.fromkeys(methods))
         yield f"{names}: hyper-parameters chosen on {on} pictures in each run"
+    for dataset, splits in sorted(whole.items()):
+        yield from _split_notes(dataset, splits)
     for (dataset, shots, seed), hashes in sorted(samples.items()):
         if len(hashes) > 1:
             yield (
                 f"{_named(dataset, shots)}, seed {seed}: {' and '.join(hashes.values())} saw "
                 "different pictures (split_hash), do not compare them"
             )
+
+
+def _split_notes(
+    dataset: str, splits: Mapping[tuple[str | None, str | None], Sequence[str]]
+) -> Iterator[str]:
+    """What a reader must know of the splits that runs on a data set had."""
+    for origin, file_hash in splits:
+        if origin not in _USUAL_SPLITS:
+            short = str(file_hash)[:12]
+            yield f'{dataset}: the split is "{origin}" (hash {short}), not from a publication'
+    known = {split: names for split, names in splits.items() if split != (None, None)}
+    if len(known) > 1:
+        whose = "; ".join(
+            f"{', '.join(dict.fromkeys(names))} had {origin or 'an unknown one'} "
+            f"(hash {str(file_hash)[:12]})"
+            for (origin, file_hash), names in known.items()
+        )
+        yield f"{dataset}: runs had different splits, do not compare them: {whose}"
 
 
 def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[list[str]]]]:

@@ -14,6 +14,8 @@ PROTOCOLS = {
     "xd": "cross-dataset",
     "dg": "domain generalisation",
 }
+OWN = "own_"  # what the names of own pictures begin with, and no other data set's
+OWN_YAML = "own_pictures"  # their file of `configs/datasets`
 HALVES = {"base": "train_base", "new": "test_new"}  # classes -> CoOp's folder
 # What a model is tested on, by the data set that it was trained on: CoCoOp's (arXiv 2203.05557).
 TARGETS = {
@@ -44,7 +46,8 @@ class Place:
 
     Attributes:
         protocol: one of `PROTOCOLS`.
-        dataset: that is trained on, a file of `configs/datasets` without its suffix.
+        dataset: that is trained on, a file of `configs/datasets` without its suffix, or "own_"
+            and the name of a folder of own pictures.
         target: what the model is tested on: a half of the classes in "base2new", "" for all
             classes of `dataset`, else another data set.
     """

@@ -9,7 +9,8 @@ fi
 
 # protocol NAME ARGUMENTS: a command of promptclip; each environment variable is a flag.
 protocol() {
-    exec python -m promptclip "$1" ${DATA:+--root "$DATA"} ${SHOTS:+--shots "$SHOTS"} \
+    exec python -m promptclip "$1" ${DATA:+--root "$DATA"} \
+        ${DATA_FOLDER:+--data-folder "$DATA_FOLDER"} ${SHOTS:+--shots "$SHOTS"} \
         ${CFG:+--cfg "$CFG"} ${OUTPUT:+--output "$OUTPUT"} "${@:2}"
 }
 

@@ -3,7 +3,8 @@
 #
 #   bash scripts/base2new.sh METHOD[,METHOD...] DATASET [SEED...]      (seeds 1 2 3)
 #
-# DATASET is a file of configs/datasets. Environment: DATA, the folder that holds the data sets;
+# DATASET is a file of configs/datasets, or the whole path of own pictures (docs/own-pictures.md; or
+# DATA_FOLDER, then DATASET is left out). Environment: DATA, the folder that holds the data sets;
 # SHOTS (16); CFG, a file of configs/trainers/<METHOD>; OUTPUT (output). Flags of `promptclip
 # base2new` come last, such as --set OPTIM.MAX_EPOCH 2, --quiet or --dry-run. Finished runs are not
 # repeated, interrupted ones go on.

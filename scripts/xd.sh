@@ -3,6 +3,7 @@
 #
 #   bash scripts/xd.sh METHOD[,METHOD...] SOURCE [SEED...] [FLAGS]      (seeds 1 2 3)
 #
-# Environment and flags as for base2new.sh, and TARGETS, names of data sets (the usual ones).
+# Environment and flags as for base2new.sh, and TARGETS, names of data sets or paths of own
+# pictures (the usual ones).
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 protocol xd ${TARGETS:+--targets "$TARGETS"} "$@"

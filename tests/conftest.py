@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from random_clip import random_state_dict
 from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    """Takes back what the command line does to logging."""
+    logger = logging.getLogger("promptclip")
+    before = logger.level, list(logger.handlers)
+    yield
+    logger.level, logger.handlers = before
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,28 @@ def test_a_section_per_data_set_holds_for_it_and_the_command_line_still_wins(tmp
     assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH) == (7.0, 3)
 
 
+def test_a_data_set_has_sections_for_methods_files_of_some_name(tmp_path):
+    dataset = write(
+        tmp_path / "d.yaml",
+        """
+        DATASET: {NAME: ImageNet}
+        OPTIM: {LR: 0.5, MAX_EPOCH: 5, MOMENTUM: 0.5}
+        PER_CFG:
+          tiny: {OPTIM: {LR: 0.6, MAX_EPOCH: 6}}
+          other: {OPTIM: {MOMENTUM: 0.7}}
+        """,
+    )
+    tiny, m = (write(tmp_path / f"{n}.yaml", "OPTIM: {MAX_EPOCH: 9}") for n in ("tiny", "m"))
+    found = [build(dataset=dataset, method=method).OPTIM for method in (tiny, m)]
+    assert [(o.LR, o.MAX_EPOCH, o.MOMENTUM) for o in found] == [(0.6, 9, 0.5), (0.5, 9, 0.5)]
+    write(dataset, "DATASET: {NAME: ImageNet}\nPER_CFG: {other: {OPTIM: {LT: 1}}}")
+    with pytest.raises(UserError, match="d.yaml, PER_CFG other: unknown key OPTIM.LT"):
+        build(dataset=dataset, method=m)
+    write(dataset, "PER_CFG: [tiny]")
+    with pytest.raises(UserError, match="d.yaml: PER_CFG holds a section for each"):
+        build(dataset=dataset, method=m)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [

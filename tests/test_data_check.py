@@ -13,6 +13,7 @@ import miniatures
 import pytest
 
 from promptclip import data_check
+from promptclip.benchmark import Sizes
 from promptclip.cli import main
 from promptclip.data_sources import SOURCES
 
@@ -408,3 +409,16 @@ def test_what_has_no_published_sizes_is_present(
     status, output = check(capsys, "--root", root, "EuroSAT")
     assert (status, "EuroSAT             present" in output) == (0, True)
     assert len(data_check._usual(str(root))) == 15  # it is there, so it is among them
+
+
+def test_a_split_that_was_made_here_is_told(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = miniatures.make(root, "DescribableTextures")
+    monkeypatch.setattr(miniatures.kind_of("DescribableTextures"), "sizes", Sizes(47, 9, 9, 9))
+    (folder / "split_zhou_DescribableTextures.json").unlink()
+    assert main(["data", "split", "dtd", "--root", str(root)]) == 0
+    status, output = check(capsys, "--root", str(root), "dtd")
+    assert status == 0
+    assert "DescribableTextures present" in output
+    assert "note: the split is 'promptclip split, seed 1', not CoOp's" in output

@@ -8,6 +8,7 @@ from pathlib import Path
 import miniatures
 import pytest
 
+from promptclip.cli import main
 from promptclip.errors import UserError
 
 WITH_TRAINING = [name for name in miniatures.NAMES if not miniatures.kind_of(name).test_only]
@@ -114,3 +115,15 @@ def test_without_its_split_file_the_place_to_get_it_is_named(tmp_path: Path, nam
         miniatures.load(tmp_path, name)
     assert f"{split_file} is missing" in str(caught.value)
     assert f"promptclip data get {name}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WITH_SPLIT_FILE)
+def test_a_split_can_be_made_from_what_the_download_says(tmp_path: Path, name: str) -> None:
+    folder = miniatures.make(tmp_path, name)
+    (folder / miniatures.kind_of(name).split_file).unlink()
+    short = miniatures.kind_of(name).__module__.rpartition(".")[2]
+    assert main(["data", "split", short, "--root", str(tmp_path)]) == 0
+    data = miniatures.load(tmp_path, name)
+    assert data.classnames == miniatures.classnames(name)
+    total = sum(count or 0 for count in miniatures.sizes(name)[1:])
+    assert len(data.train_x) + len(data.val) + len(data.test) == total

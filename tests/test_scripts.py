@@ -85,6 +85,7 @@ def test_variables_become_flags(python, tmp_path):
     bash(ROOT / "scripts/dapt/fewshot.sh", "emoji", *flags, **run, SHOTS="1 2 4")
     bash(ROOT / "scripts/coop/xd.sh", "emoji", **run, TARGETS="dtd eurosat")
     bash(ROOT / "scripts/dg.sh", "coop", "imagenet", "--dry-run", **run)
+    bash(ROOT / "scripts/coop/base2new.sh", 1, "--quiet", **run, DATA_FOLDER="/my pictures")
     assert calls(tmp_path) == [
         "-m promptclip base2new dapt emoji",
         "-m promptclip base2new --root /my data --shots 8 --cfg rn50 --output o coop imagenet 1 2",
@@ -93,6 +94,7 @@ def test_variables_become_flags(python, tmp_path):
         "-m promptclip fewshot --shots 1 2 4 dapt emoji --set OPTIM.MAX_EPOCH 2",
         "-m promptclip xd --targets dtd eurosat coop emoji",
         "-m promptclip dg coop imagenet --dry-run",
+        "-m promptclip base2new --data-folder /my pictures coop 1 --quiet",
     ]
 
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from promptclip.errors import UserError
+
 PROTOCOL_EPILOG = """Flags stand before METHOD or after the last SEED. Finished runs are not
 repeated, interrupted ones go on. docs/protocols.md tells what is trained and tested on what."""
 
@@ -30,8 +32,14 @@ def add_to(commands: Any) -> None:
     flags["base2new"]("--part", choices=("train", "test"),
                       help="only train on base, or only test on new")  # fmt: skip
     for name in ("xd", "dg"):
-        flags[name]("--targets", type=names, default=(), metavar="DATASET[,DATASET...]",
-                    help="what to test on (default: the usual ones of the source)")  # fmt: skip
+        flags[name](
+            "--targets",
+            type=targets,
+            action="extend",
+            default=[],
+            metavar="DATASET[,DATASET...]",
+            help="what to test on (default: the usual ones of the source); can be repeated",
+        )
 
 
 def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callable[..., Any]:
@@ -42,6 +50,8 @@ def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callab
     command.set_defaults(command=_protocol, protocol=name)
     flag: Callable[..., Any] = command.add_argument
     flag("--root", default="", metavar="DIR", help="the folder that holds the data sets")
+    flag("--data-folder", default="", metavar="PATH",
+         help=f"own pictures, a folder or a CSV file; then {dataset} is left out")  # fmt: skip
     flag("--cfg", default="", metavar="NAME", help="the method's yaml (default: the data set's)")
     flag("--output", default="output", metavar="DIR", help="(default: output)")
     flag("--quiet", action="store_true", help="one line for each run; the rest is in log.txt")
@@ -49,14 +59,20 @@ def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callab
     flag("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
          help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
     flag("methods", type=names, metavar="METHOD[,METHOD...]", help="such as zsclip,coop,dapt")
-    flag("dataset", metavar=dataset, help="a file of configs/datasets without its .yaml")
-    flag("seeds", type=int, nargs="*", default=[1, 2, 3], metavar="SEED", help="(default: 1 2 3)")
+    flag("dataset", metavar=dataset, nargs="?", default="",
+         help="a file of configs/datasets without its .yaml, or a path to pictures")  # fmt: skip
+    flag("seeds", type=int, nargs="*", default=[], metavar="SEED", help="(default: 1 2 3)")
     return flag
 
 
 def names(text: str) -> list[str]:
     """Words of a list with commas or spaces between them."""
     return text.replace(",", " ").split()
+
+
+def targets(text: str) -> list[str]:
+    """The same of data sets; the path of own pictures may have commas and spaces in it."""
+    return [text] if os.path.exists(os.path.expanduser(text)) else names(text)
 
 
 def numbers(text: str) -> list[int]:
@@ -69,15 +85,16 @@ def _protocol(args: argparse.Namespace) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     from promptclip import protocols
 
+    dataset, seeds = _data_set(args)
     protocol: Callable[..., int] = getattr(protocols, args.protocol)
     own = {"targets": args.targets} if "targets" in args else {}
     if "part" in args:
         own = {"parts": (args.part,) if args.part else protocols.PARTS}
     return protocol(
         args.methods,
-        args.dataset,
+        dataset,
         root=args.root,
-        seeds=args.seeds,
+        seeds=seeds or [1, 2, 3],
         shots=args.shots,
         cfg_name=args.cfg,
         output=args.output,
@@ -86,3 +103,17 @@ def _protocol(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         **own,
     )
+
+
+def _data_set(args: argparse.Namespace) -> tuple[str, list[int]]:
+    """The data set and the seeds: with --data-folder, all words after METHOD are seeds."""
+    if not args.data_folder:
+        if not args.dataset:
+            raise UserError("no data set is given; name one after METHOD, or give --data-folder")
+        return args.dataset, args.seeds
+    if args.dataset and not args.dataset.isdecimal():
+        raise UserError(f"{args.dataset} and --data-folder {args.data_folder} are two data sets")
+    from promptclip import data_sets
+
+    first = [int(args.dataset)] if args.dataset else []
+    return data_sets.as_path(args.data_folder), [*first, *args.seeds]

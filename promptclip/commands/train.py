@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from promptclip.errors import UserError
+
 EPILOG = """KEY VALUE pairs come last and have the last word on any configuration key, for example
 DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base TRAINER.COOP.N_CTX 4 OPTIM.MAX_EPOCH 50"""
 
@@ -38,6 +40,8 @@ def add_to(commands: Any) -> None:
     flag("--transforms", nargs="+", metavar="NAME", help="augmentations for training")
     flag("--config-file", default="", metavar="YAML", help="configs/trainers/<METHOD>/*.yaml")
     flag("--dataset-config-file", default="", metavar="YAML", help="configs/datasets/*.yaml")
+    flag("--data-folder", default="", metavar="PATH",
+         help="own pictures, a folder or a CSV file, without --dataset-config-file")  # fmt: skip
     flag("--trainer", default="", metavar="METHOD", help="such as CoOp, DAPT, ZeroshotCLIP")
     flag("--backbone", default="", metavar="CLIP", help="such as ViT-B/16, or a path to weights")
     flag("--head", default="", help=argparse.SUPPRESS)
@@ -49,18 +53,27 @@ def add_to(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from promptclip import data_sets
     from promptclip.config import build_cfg
     from promptclip.run import run
 
+    if args.data_folder and args.dataset_config_file:
+        raise UserError("--data-folder and --dataset-config-file are two data sets; give one")
+    text = data_sets.as_path(args.data_folder) if args.data_folder else args.dataset_config_file
+    data = data_sets.find(text) if text else None
     flags = [(key, getattr(args, name)) for name, key in FLAG_KEYS.items()]
     cfg = build_cfg(
         args.trainer,
-        args.dataset_config_file,
+        data.file if data else "",
         args.config_file,
         root=args.root,
         seed=args.seed,
         output_dir=args.output_dir,
-        overrides=[part for pair in flags if pair[1] for part in pair] + args.opts,
+        overrides=[
+            *(data.overrides if data else ()),
+            *(part for pair in flags if pair[1] for part in pair),
+            *args.opts,
+        ],
     )
     run(
         cfg,
