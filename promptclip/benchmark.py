@@ -19,6 +19,7 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from promptclip import plugins
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, read_split_file, sample, split_hash
 from promptclip.files import write_json
@@ -172,9 +173,10 @@ class Benchmark(DatasetBase):
         *most, last = self.needs
         needs = f"{', '.join(most)} and {last}" if most else last
         folder = type(self).dataset_dir
+        name = plugins.short_name(type(self).__name__)
         return (
-            f"{folder}/ must hold {needs} (`promptclip data get {type(self).__name__}` says where "
-            f"to get them); give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
+            f"{folder}/ must hold {needs} (`promptclip data get {name}` says where to get them); "
+            f"give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
         )
 
     def check_layout(self) -> None:
@@ -301,11 +303,10 @@ def list_class_folders(folder: Path, cache: Path | None = None) -> dict[str, lis
             f"(of {len(listing)} class folders, {len(empty)} are)"
         )
     if not listing:
-        instead = f", but {len(files)} files such as {files[0]}" if files else ""
-        raise UserError(
-            f"{folder}: expected one sub-folder with the pictures of each class, there is none"
-            f"{instead}; unpack or sort them"
+        instead = (
+            f", but {len(files)} files such as {files[0]}: unpack or sort them" if files else ""
         )
+        raise UserError(f"{folder}: expected one sub-folder per class, there is none{instead}")
     if cache and listing != known:
         try:
             write_json(listing, cache, indent=None)

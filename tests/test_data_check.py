@@ -44,10 +44,18 @@ def faults(output: str) -> list[str]:
 @pytest.mark.parametrize("name", miniatures.NAMES)
 def test_the_table_in_the_docs_has_the_published_sizes(name: str) -> None:
     docs = Path(miniatures.__file__).parents[1] / "docs" / "data.md"
-    rows = [line for line in docs.read_text(encoding="utf-8").splitlines() if f" {name} |" in line]
+    rows = [
+        line
+        for line in docs.read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| {miniatures.short(name)} |")
+    ]
     cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
     counts = ["" if count is None else f"{count:,}" for count in PUBLISHED[name]]
-    assert cells[:6] == [name, f"`{miniatures.kind_of(name).dataset_dir}/`", *counts]
+    assert cells[:6] == [
+        miniatures.short(name),
+        f"`{miniatures.kind_of(name).dataset_dir}/`",
+        *counts,
+    ]
 
 
 def test_all_of_them_whole(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +93,8 @@ def test_what_is_absent_counts_where_it_was_asked_for(
     assert (status, "14 absent, 1 complete" in output) == (0, True)
     status, output = check(capsys, "--root", root, "eurosat", "dtd")
     assert status == 1
-    assert "DescribableTextures absent" in output
-    assert "`promptclip data get DescribableTextures` says more" in output
+    assert "dtd             absent" in output
+    assert "`promptclip data get dtd` says more" in output
 
 
 def test_unusable_input(
@@ -236,12 +244,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "no pictures": (
         "FGVCAircraft",
         remove("images"),
-        ["images is missing", "the folder holds families.txt", "promptclip data get FGVCAircraft"],
+        ["images is missing", "the folder holds families.txt", "promptclip data get fgvc_aircraft"],
     ),
     "an empty folder": (
         "OxfordFlowers",
         lambda folder: [picture.unlink() for picture in (folder / "jpg").iterdir()],
-        ["jpg is empty", "promptclip data get OxfordFlowers"],
+        ["jpg is empty", "promptclip data get oxford_flowers"],
     ),
     "an archive not unpacked": (
         "DescribableTextures",
@@ -292,7 +300,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "ImageNet without classnames.txt": (
         "ImageNet",
         remove("classnames.txt"),
-        ["classnames.txt is missing", "promptclip data get ImageNet"],
+        ["classnames.txt is missing", "promptclip data get imagenet"],
     ),
     "ImageNet without some classes": (
         "ImageNet",
@@ -341,7 +349,7 @@ def test_every_fault_is_named(root: Path, capsys: pytest.CaptureFixture[str], fa
     damage(miniatures.make(root, name))
     status, output = check(capsys, "--root", root, name)
     assert status == 1
-    assert f"{name:<19} broken" in output
+    assert f"{miniatures.short(name):<15} broken" in output
     assert any(all(text in line for text in said) for line in faults(output)), output
 
 
@@ -406,5 +414,5 @@ def test_what_has_no_published_sizes_is_present(
     monkeypatch.setattr(miniatures.kind_of("EuroSAT"), "sizes", None)
     miniatures.make(root, "EuroSAT")
     status, output = check(capsys, "--root", root, "EuroSAT")
-    assert (status, "EuroSAT             present" in output) == (0, True)
+    assert (status, "eurosat         present" in output) == (0, True)
     assert len(data_check._usual(str(root))) == 15  # it is there, so it is among them

@@ -113,4 +113,4 @@ def test_without_its_split_file_the_place_to_get_it_is_named(tmp_path: Path, nam
     with pytest.raises(UserError) as caught:
         miniatures.load(tmp_path, name)
     assert f"{split_file} is missing" in str(caught.value)
-    assert f"promptclip data get {name}" in str(caught.value)
+    assert f"promptclip data get {miniatures.short(name)}" in str(caught.value)
