@@ -19,7 +19,7 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from promptclip import splits
+from promptclip import plugins, splits
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import write_json
@@ -257,9 +257,10 @@ class Benchmark(DatasetBase):
         *most, last = self.needs
         needs = f"{', '.join(most)} and {last}" if most else last
         folder = type(self).dataset_dir
+        name = plugins.short_name(type(self).__name__)
         return (
-            f"{folder}/ must hold {needs} (`promptclip data get {type(self).__name__}` says where "
-            f"to get them); give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
+            f"{folder}/ must hold {needs} (`promptclip data get {name}` says where to get them); "
+            f"give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
         )
 
     def check_layout(self) -> None:
@@ -272,7 +273,7 @@ class Benchmark(DatasetBase):
             message = f"{type(self).__name__}: {path} is missing; {self._layout()}"
             if self.split_file and os.path.basename(path) == self.split_file:
                 message += (
-                    f". `promptclip data split {type(self).__module__.rpartition('.')[2]} --root "
+                    f". `promptclip data split {plugins.short_name(type(self).__name__)} --root "
                     f"{os.path.dirname(self.dataset_dir)}` makes another split, with which numbers "
                     "cannot be compared with published ones"
                 )

@@ -99,7 +99,7 @@ def _usual(root: str) -> list[type[Benchmark]]:
 
 
 def _examine(kind: type[Benchmark], root: str, pool: _Workers) -> Report:
-    report = Report(kind.__name__, os.path.join(root, kind.dataset_dir))
+    report = Report(plugins.short_name(kind.__name__), os.path.join(root, kind.dataset_dir))
     there = os.path.isdir(report.folder)
     try:
         if there:
@@ -155,7 +155,12 @@ def _cfg(root: str) -> CfgNode:
 def _elsewhere(kind: type[Benchmark], root: str) -> Iterator[str]:
     """Folders of the root that look like an absent benchmark under another name."""
     source = SOURCES.get(kind.__name__)
-    names = (kind.__name__, kind.dataset_dir, *(source.also_called if source else ()))
+    names = (
+        kind.__name__,
+        plugins.short_name(kind.__name__),
+        kind.dataset_dir,
+        *(source.also_called if source else ()),
+    )
     wanted = set(map(_plain, names))
     for entry in sorted(os.listdir(root)):
         if _plain(entry) in wanted and os.path.isdir(os.path.join(root, entry)):
@@ -187,8 +192,7 @@ def _layout_faults(benchmark: Benchmark, missing: Sequence[str]) -> Iterator[str
 
 
 def _no_split(benchmark: Benchmark, path: str) -> Iterator[str]:
-    name = type(benchmark).__name__
-    source = SOURCES.get(name)
+    source = SOURCES.get(type(benchmark).__name__)
     place = f"get CoOp's from {source.split}" if source else "put it there"
     yield (
         f"{path} is missing; {place}, or make one (promptclip data split), with which results "
@@ -199,7 +203,7 @@ def _no_split(benchmark: Benchmark, path: str) -> Iterator[str]:
         if not os.path.exists(path):
             yield (
                 f"{path} is missing; without it and the split file nothing says which picture is "
-                f"what: {_source_of(name)}"
+                f"what: {_source_of(benchmark)}"
             )
 
 
@@ -219,10 +223,11 @@ def _where(benchmark: Benchmark, path: str) -> str:
         if entry.endswith(ARCHIVES):
             return f"{entry} is there: unpack it"
     holds = f"the folder holds {', '.join(entries[:5])}; " if entries else ""
-    return holds + _source_of(type(benchmark).__name__)
+    return holds + _source_of(benchmark)
 
 
-def _source_of(name: str) -> str:
+def _source_of(benchmark: Benchmark) -> str:
+    name = plugins.short_name(type(benchmark).__name__)
     return f"`promptclip data get {name}` says where to get it"
 
 
@@ -251,7 +256,7 @@ def _split_faults(benchmark: Benchmark, parts: Parts) -> Iterator[str]:
     train, val, test = parts
     yield from (
         f"{fault}; the split or the list of names is damaged or of another version, "
-        f"{_source_of(type(benchmark).__name__)}"
+        f"{_source_of(benchmark)}"
         for fault in class_faults(train, val or [], test)
     )
     for classname, labels in _same_names(parts).items():
@@ -281,7 +286,7 @@ def _size_faults(benchmark: Benchmark, parts: Parts, found: Sizes) -> Iterator[s
     if wrong:
         yield (
             f"not the published sizes: {', '.join(wrong)}; it is another version, or some are not "
-            f"copied: {_source_of(type(benchmark).__name__)}"
+            f"copied: {_source_of(benchmark)}"
         )
 
 
@@ -393,7 +398,7 @@ class _Workers:
 
 
 def _picture_faults(benchmark: Benchmark, parts: Parts, pool: _Workers) -> Iterator[str]:
-    name = type(benchmark).__name__
+    name = plugins.short_name(type(benchmark).__name__)
     split = {benchmark.impath(p): p for part in parts for p in part or () if _is_picture(p.path)}
     troubles = pool.look(list(split), name)
     useless = {trouble.path for trouble in troubles}

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from promptclip import plugins
 from promptclip.benchmark import Benchmark
 from promptclip.data_sources import ARCHIVES, DATED, MIRROR, SOURCES, Download, Source
 from promptclip.errors import UserError
@@ -44,6 +45,10 @@ def source_of(kind: type[Benchmark]) -> Source:
     return SOURCES[kind.__name__]
 
 
+def _name(kind: type[Benchmark]) -> str:
+    return plugins.short_name(kind.__name__)
+
+
 def guide(kind: type[Benchmark], folder: Path) -> str:
     """What to do by hand to have a benchmark, and what is known of the links."""
     source = source_of(kind)
@@ -55,8 +60,8 @@ def guide(kind: type[Benchmark], folder: Path) -> str:
             "Another split can be made (promptclip data split), but results with it cannot be "
             "compared with published ones"
         )
-    steps.append(f"See whether it is whole: promptclip data check {kind.__name__}")
-    lines = [f"{kind.__name__}, {source.page}", f"By hand, in {folder}:"]
+    steps.append(f"See whether it is whole: promptclip data check {_name(kind)}")
+    lines = [f"{_name(kind)}, {source.page}", f"By hand, in {folder}:"]
     lines += [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
     known = f" {source.links}" if source.links else " Nothing else is known of its links."
     lines.append(f"Links, {DATED} (they could not be opened where this was written):{known}")
@@ -76,11 +81,11 @@ def plan(kind: type[Benchmark], download: Download, root: Path) -> str:
     needed = 2 * download.megabytes  # the archive and what is in it
     if free < needed:
         raise UserError(
-            f"{root}: {kind.__name__} takes about {needed:,} MB while it is unpacked, and "
+            f"{root}: {_name(kind)} takes about {needed:,} MB while it is unpacked, and "
             f"{free:,} MB are free"
         )
     return (
-        f"{kind.__name__}: about {download.megabytes:,} MB are fetched through "
+        f"{_name(kind)}: about {download.megabytes:,} MB are fetched through "
         f"torchvision.datasets.{download.torchvision} and checked by their MD5, then laid out as "
         f"{target}; that takes about {needed:,} MB meanwhile, and {free:,} MB are free. Terms of "
         f"use: {source_of(kind).page}"
@@ -111,7 +116,7 @@ def fetch(kind: type[Benchmark], download: Download, root: Path) -> Path:
         raise
     except FAILURES as error:
         raise UserError(
-            f"{kind.__name__}: the download failed ({type(error).__name__}: {error}); nothing of "
+            f"{_name(kind)}: the download failed ({type(error).__name__}: {error}); nothing of "
             "it was kept. Try again later, or with a newer torchvision, or by hand: "
             f"{source_of(kind).page}"
         ) from error
@@ -126,8 +131,9 @@ def _target(kind: type[Benchmark], root: Path) -> Path:
     for path in in_the_way:
         if path.exists() or path.is_symlink():
             raise UserError(
-                f"{path} is there already; `promptclip data check {kind.__name__}` says whether it "
-                "is whole; to get it anew, move it away"
+                f"{path} is there already; `promptclip data check "
+                f"{_name(kind)}` says whether it is whole; to get it anew, "
+                "move it away"
             )
     return target
 
@@ -177,7 +183,7 @@ def _place(kind: type[Benchmark], fetched: Path, target: Path) -> None:
     for need in _fetched(kind):
         if not (fetched / need).exists():
             raise UserError(
-                f"{kind.__name__}: the archive has no {need}, so it is not the one that was "
+                f"{_name(kind)}: the archive has no {need}, so it is not the one that was "
                 "expected; nothing of it was kept"
             )
     entries = [entry for entry in fetched.iterdir() if not entry.name.endswith(ARCHIVES)]

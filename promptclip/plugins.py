@@ -90,6 +90,11 @@ def dataset_name(text: str) -> str:
     return _resolve("dataset", text, DATASET_REGISTRY.registered_names(), short)
 
 
+def short_name(name: str) -> str:
+    """What a method or a benchmark is called on command lines: "OxfordPets" -> "oxford_pets"."""
+    return {long: short for short, long in load_plugins().items()}.get(name, name)
+
+
 def benchmark(name: str) -> type[Benchmark]:
     """A benchmark by its registered or short name.
 

@@ -38,6 +38,11 @@ def kind_of(name: str) -> type[Benchmark]:
     return kind
 
 
+def short(name: str) -> str:
+    """What a benchmark is called on command lines."""
+    return plugins.short_name(name)
+
+
 def make(root: Path, name: str) -> Path:
     """Write a benchmark's miniature below a data root and return its folder."""
     folder = root / kind_of(name).dataset_dir

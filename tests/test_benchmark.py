@@ -225,7 +225,7 @@ def test_imagenet_without_data(tmp_path: Path) -> None:
         ImageNet(cfg_of(tmp_path))
     assert str(caught.value) == (
         f"ImageNet: {tmp_path}/imagenet is missing; imagenet/ must hold classnames.txt, "
-        "images/train and images/val (`promptclip data get ImageNet` says where to get them); give "
+        "images/train and images/val (`promptclip data get imagenet` says where to get them); give "
         "the folder that holds imagenet/ with --root (in scripts: DATA=...)"
     )
 

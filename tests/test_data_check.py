@@ -45,10 +45,18 @@ def faults(output: str) -> list[str]:
 @pytest.mark.parametrize("name", miniatures.NAMES)
 def test_the_table_in_the_docs_has_the_published_sizes(name: str) -> None:
     docs = Path(miniatures.__file__).parents[1] / "docs" / "data.md"
-    rows = [line for line in docs.read_text(encoding="utf-8").splitlines() if f" {name} |" in line]
+    rows = [
+        line
+        for line in docs.read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| {miniatures.short(name)} |")
+    ]
     cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
     counts = ["" if count is None else f"{count:,}" for count in PUBLISHED[name]]
-    assert cells[:6] == [name, f"`{miniatures.kind_of(name).dataset_dir}/`", *counts]
+    assert cells[:6] == [
+        miniatures.short(name),
+        f"`{miniatures.kind_of(name).dataset_dir}/`",
+        *counts,
+    ]
 
 
 def test_all_of_them_whole(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,8 +94,8 @@ def test_what_is_absent_counts_where_it_was_asked_for(
     assert (status, "14 absent, 1 complete" in output) == (0, True)
     status, output = check(capsys, "--root", root, "eurosat", "dtd")
     assert status == 1
-    assert "DescribableTextures absent" in output
-    assert "`promptclip data get DescribableTextures` says more" in output
+    assert "dtd             absent" in output
+    assert "`promptclip data get dtd` says more" in output
 
 
 def test_unusable_input(
@@ -237,12 +245,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "no pictures": (
         "FGVCAircraft",
         remove("images"),
-        ["images is missing", "the folder holds families.txt", "promptclip data get FGVCAircraft"],
+        ["images is missing", "the folder holds families.txt", "promptclip data get fgvc_aircraft"],
     ),
     "an empty folder": (
         "OxfordFlowers",
         lambda folder: [picture.unlink() for picture in (folder / "jpg").iterdir()],
-        ["jpg is empty", "promptclip data get OxfordFlowers"],
+        ["jpg is empty", "promptclip data get oxford_flowers"],
     ),
     "an archive not unpacked": (
         "DescribableTextures",
@@ -293,7 +301,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "ImageNet without classnames.txt": (
         "ImageNet",
         remove("classnames.txt"),
-        ["classnames.txt is missing", "promptclip data get ImageNet"],
+        ["classnames.txt is missing", "promptclip data get imagenet"],
     ),
     "ImageNet without some classes": (
         "ImageNet",
@@ -342,7 +350,7 @@ def test_every_fault_is_named(root: Path, capsys: pytest.CaptureFixture[str], fa
     damage(miniatures.make(root, name))
     status, output = check(capsys, "--root", root, name)
     assert status == 1
-    assert f"{name:<19} broken" in output
+    assert f"{miniatures.short(name):<15} broken" in output
     assert any(all(text in line for text in said) for line in faults(output)), output
 
 
@@ -407,7 +415,7 @@ def test_what_has_no_published_sizes_is_present(
     monkeypatch.setattr(miniatures.kind_of("EuroSAT"), "sizes", None)
     miniatures.make(root, "EuroSAT")
     status, output = check(capsys, "--root", root, "EuroSAT")
-    assert (status, "EuroSAT             present" in output) == (0, True)
+    assert (status, "eurosat         present" in output) == (0, True)
     assert len(data_check._usual(str(root))) == 15  # it is there, so it is among them
 
 
@@ -420,5 +428,5 @@ def test_a_split_that_was_made_here_is_told(
     assert main(["data", "split", "dtd", "--root", str(root)]) == 0
     status, output = check(capsys, "--root", str(root), "dtd")
     assert status == 0
-    assert "DescribableTextures present" in output
+    assert "dtd             present" in output
     assert "note: the split is 'promptclip split, seed 1', not CoOp's" in output

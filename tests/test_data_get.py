@@ -278,7 +278,7 @@ def test_a_failed_download_leaves_nothing(
         del server.files[last]
     assert get(root, name, "--yes") == 2
     error = capsys.readouterr().err.splitlines()[-1]  # below torchvision's progress
-    assert error.startswith(f"error: {name}: the download failed")
+    assert error.startswith(f"error: {miniatures.short(name)}: the download failed")
     assert "nothing of it was kept" in error
     assert not list(root.iterdir())
 
@@ -461,7 +461,7 @@ def test_the_others_are_told_how(name: str, capsys: pytest.CaptureFixture[str]) 
     assert source.split in output
     assert source.links in output
     assert data_sources.DATED in output
-    assert f"promptclip data check {name}" in output
+    assert f"promptclip data check {miniatures.short(name)}" in output
     assert ("prompt_learning_dataset" in output) == (name != "ImageNet")
 
 

@@ -114,15 +114,14 @@ def test_without_its_split_file_the_place_to_get_it_is_named(tmp_path: Path, nam
     with pytest.raises(UserError) as caught:
         miniatures.load(tmp_path, name)
     assert f"{split_file} is missing" in str(caught.value)
-    assert f"promptclip data get {name}" in str(caught.value)
+    assert f"promptclip data get {miniatures.short(name)}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", WITH_SPLIT_FILE)
 def test_a_split_can_be_made_from_what_the_download_says(tmp_path: Path, name: str) -> None:
     folder = miniatures.make(tmp_path, name)
     (folder / miniatures.kind_of(name).split_file).unlink()
-    short = miniatures.kind_of(name).__module__.rpartition(".")[2]
-    assert main(["data", "split", short, "--root", str(tmp_path)]) == 0
+    assert main(["data", "split", miniatures.short(name), "--root", str(tmp_path)]) == 0
     data = miniatures.load(tmp_path, name)
     assert data.classnames == miniatures.classnames(name)
     total = sum(count or 0 for count in miniatures.sizes(name)[1:])

@@ -92,6 +92,6 @@ def _lines(report: Report) -> list[str]:
     what = str(report.sizes) if report.sizes else ""
     if report.state == "absent":
         what = f"{report.folder} is not there; `promptclip data get {report.name}` says more"
-    first = f"{report.name:<19} {report.state:<8} {what}".rstrip()
+    first = f"{report.name:<15} {report.state:<8} {what}".rstrip()
     faults = [f"  fault: {fault}" for fault in report.faults]
     return [first, *faults, *(f"  note: {note}" for note in report.notes)]
