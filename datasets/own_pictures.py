@@ -34,7 +34,7 @@ class OwnPictures(Benchmark):
         self.dataset_dir = self.image_dir = str(self.own.folder)
         self.sample_dir = str(self.own.sample_dir)
         self.template = self.own.template
-        if cfg.DATASET.FOLDER_HASH != (found := self.own.hash()):
+        if cfg.DATASET.FOLDER_HASH != (found := self.own.hash):
             raise UserError(
                 f"{self.own.path}: expected hash {cfg.DATASET.FOLDER_HASH or '(none)'} of what it "
                 f"holds, got {found}: it has changed since the command began, or DATASET.FOLDER "
@@ -58,7 +58,7 @@ class OwnPictures(Benchmark):
 
     def read_split(self) -> tuple[list[Picture], list[Picture] | None, list[Picture]]:
         """The folder's own parts, those of its split file, or a new split, which is kept."""
-        parts, self.split_origin = self.own.split()
+        parts, self.split_origin = self.own.split
         if self.needs_split and not self.split_path.is_file():
             try:
                 splits.write(self.make_split(splits.SEED), self.split_path, splits.made_here())

@@ -197,7 +197,7 @@ class Benchmark(DatasetBase):
         in, as CoOp has it for ImageNet.
         """
         split = splits.read(self.split_path)
-        self.split_origin = split.get("origin", self.split_origin)
+        self.split_origin = str(split.get("origin", self.split_origin))
         self.split_file_hash = splits.parts_hash(split)
         return split["train"], split["val"], split["test"]
 

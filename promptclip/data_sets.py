@@ -86,4 +86,4 @@ def _own(path: str) -> tuple[object, ...]:
 
     data = own_pictures.read(path)
     own_pictures.check(data)
-    return "DATASET.FOLDER", str(data.path), "DATASET.FOLDER_HASH", data.hash()
+    return "DATASET.FOLDER", str(data.path), "DATASET.FOLDER_HASH", data.hash

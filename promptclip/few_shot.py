@@ -49,9 +49,14 @@ def read_pictures(rows: Any, source: Path) -> list[Picture]:
     return [Picture(*row) for row in rows]
 
 
+def is_outside(path: str) -> bool:
+    """Whether a picture's path may lead out of its folder, on any system."""
+    return _OUTSIDE.search(path) is not None
+
+
 def refuse_outside(path: str, source: Path) -> None:
-    """Raise `UserError` if a picture's path, which `source` names, is not below its folder."""
-    if _OUTSIDE.search(path):
+    """Raise `UserError` if a picture's path, which `source` names, may lead out of its folder."""
+    if is_outside(path):
         raise UserError(f"{source}: {path!r} leads out of the picture folder")
 
 

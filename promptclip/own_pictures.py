@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -41,6 +42,7 @@ TEMPLATE = "a photo of a {}."
 COLUMNS = ("path", "label", "classname", "split")
 _PART_NAMES = {name: name for name in PARTS} | {"valid": "val", "validation": "val"}
 _SAMPLES = "split_fewshot"
+_Parts: TypeAlias = "tuple[list[Picture], list[Picture] | None, list[Picture]]"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class OwnData:
 
     path: Path
     folder: Path
-    parts: tuple[list[Picture], list[Picture] | None, list[Picture]] | None
+    parts: _Parts | None
     pictures: list[Picture]
     template: str
     remarks: tuple[str, ...] = ()
@@ -66,9 +68,8 @@ class OwnData:
     @property
     def sample_dir(self) -> Path:
         """The folder of the few-shot samples."""
-        if self.path == self.folder:
-            return self.folder / _SAMPLES
-        return self.folder / f"{self.path.stem}.{_SAMPLES}"
+        below = () if self.path == self.folder else (self.path.stem,)
+        return Path(self.folder, _SAMPLES, *below)
 
     @property
     def split_path(self) -> Path:
@@ -82,7 +83,8 @@ class OwnData:
         digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
         return default_root() / "splits" / f"{self.path.stem}-{digest}.json"
 
-    def split(self) -> tuple[tuple[list[Picture], list[Picture] | None, list[Picture]], str]:
+    @cached_property
+    def split(self) -> tuple[_Parts, str]:
         """The parts, and where they are from: "own", or what the split file says.
 
         Raises:
@@ -93,18 +95,21 @@ class OwnData:
         if self.split_path.is_file():
             content = splits.read(self.split_path)
             self.check_split(content)
-            return (content["train"], content["val"], content["test"]), content.get("origin", "own")
+            parts = content["train"], content["val"], content["test"]
+            return parts, str(content.get("origin", "own"))
         split = splits.three_parts(self.pictures)
         return (split["train"], split["val"], split["test"]), splits.made_here()["origin"]
 
+    @cached_property
     def hash(self) -> str:
         """Hash of all that can change a number, but the content of the pictures."""
-        parts, _ = self.split()
+        parts, _ = self.split
         return content_hash({"parts": parts, "template": self.template})
 
+    @property
     def added(self) -> list[str]:
         """Pictures that came after the split file was made, which does not have them."""
-        parts, _ = self.split()
+        parts, _ = self.split
         inside = {picture.path for part in parts for picture in part or ()}
         return sorted({picture.path for picture in self.pictures} - inside)
 
@@ -166,7 +171,7 @@ def check(data: OwnData) -> None:
     """
     for remark in data.remarks:
         log.warning("%s", remark)
-    if added := data.added():
+    if added := data.added:
         log.warning(
             "%s: %d pictures came after the split was made and are left out, such as %s; delete "
             "the file to make it anew",
@@ -202,12 +207,9 @@ def _read_template(file: Path) -> str:
         lines = file.read_text(encoding="utf-8").strip().splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
-    if len(lines) != 1 or lines[0].count("{}") != 1 or lines[0].count("{") != 1:
+    if len(lines) != 1 or "{}" not in lines[0] or re.sub("[^{}]", "", lines[0]) != "{}":
         raise UserError(f'{file}: expected one line with one {{}}, such as "{TEMPLATE}"')
     return lines[0].strip()
-
-
-_Parts = tuple[list[Picture], "list[Picture] | None", list[Picture]]
 
 
 def _read_folder(
@@ -254,7 +256,8 @@ def _list(folder: Path, prefix: str, remarks: list[str]) -> dict[str, list[str]]
     others = [name for name in beside if Path(name).suffix.lower() in SUFFIXES]
     for key, names in list_class_folders(folder, ignored=(_SAMPLES,)).items():
         pictures = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
-        others += [f"{key}/{name}" for name in _visible(names) if name not in set(pictures)]
+        left = set(names).difference(pictures)
+        others += [f"{key}/{name}" for name in _visible(left)]
         if not pictures:
             raise UserError(
                 f"{folder / key}: expected the pictures of a class, there is none; known are "

@@ -25,10 +25,10 @@ from promptclip.errors import UserError
 from promptclip.few_shot import (
     PARTS,
     Picture,
+    is_outside,
     path_ends,
     read_pickle,
     recognise,
-    refuse_outside,
     sample,
     sample_file,
     split_hash,
@@ -123,7 +123,7 @@ def take_over(file: Path, place: Any, shots: int | None = None, seed: int | None
     if file.suffix == ".pkl":
         _keep_sample(file, place, None, shots, seed)
         return
-    if file.stem.endswith("_val") and _sibling(file, "_val", "_train").is_file():
+    if file.match("*_val.jsonl") and _sibling(file, "_val", "_train").is_file():
         log.info("%s belongs to %s and is read with it", file, _sibling(file, "_val", "_train"))
         return
     rows = read_rows(file)
@@ -267,14 +267,11 @@ def _on_disk(rows: Sequence[_Row], place: Any, file: Path) -> list[Picture]:
     """Pictures with the longest end of each path that is a file of the benchmark."""
     pictures = []
     for path, label, classname in rows:
-        for end in path_ends(path):
-            if ".." in end.split("/"):
-                refuse_outside(end, file)
-            if end and os.path.isfile(os.path.join(place.image_dir, end)):
-                pictures.append(Picture(end.removeprefix("./"), label, classname))
-                break
-        else:
+        ends = [end for end in path_ends(path) if not is_outside(end)]
+        found = (end for end in ends if os.path.isfile(os.path.join(place.image_dir, end)))
+        if (end := next(found, None)) is None:
             raise UserError(f"{file}: no end of {path!r} is a picture in {place.image_dir}")
+        pictures.append(Picture(end, label, classname))
     return pictures
 
 

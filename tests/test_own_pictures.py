@@ -6,6 +6,8 @@ import csv
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from promptclip import data_sets, own_pictures, results, splits, table
-from promptclip.cli import main
+from promptclip.cli import _parser, main
 from promptclip.config import build_cfg, configs_dir
 from promptclip.errors import UserError
 from promptclip.few_shot import PARTS, Picture
@@ -70,6 +72,10 @@ def message_of(call, *args):
     return str(caught.value)
 
 
+def hash_of(path):
+    return own_pictures.read(path).hash
+
+
 # Forms
 
 
@@ -80,7 +86,7 @@ def test_a_folder_is_split_by_the_rule(unsplit):
     data = own_pictures.read(unsplit)
     assert data.parts is None
     assert data.remarks == ()
-    (train, val, test), origin = data.split()
+    (train, val, test), origin = data.split
     assert origin == "promptclip split, seed 1"
     assert [len(part) for part in (train, val, test)] == [20, 8, 12]
     assert {(p.label, p.classname) for p in train} == set(
@@ -90,16 +96,16 @@ def test_a_folder_is_split_by_the_rule(unsplit):
         f"{name}/{number}.png" for name in NAMES for number in range(10)
     )
     assert not data.split_path.exists()  # reading writes nothing
-    assert own_pictures.read(unsplit).hash() == data.hash()
+    assert own_pictures.read(unsplit).hash == data.hash
 
 
 def test_a_folder_with_parts_keeps_them(parted):
-    parts, origin = own_pictures.read(parted).split()
+    parts, origin = own_pictures.read(parted).split
     assert origin == "own"
     assert [len(part) for part in parts] == [12, 4, 8]
     assert parts[2][0] == Picture("test/Red_dog/0.jpg", 0, "Red dog")
     shutil.rmtree(parted / "val")
-    assert own_pictures.read(parted).split()[0][1] is None
+    assert own_pictures.read(parted).split[0][1] is None
     (parted / "test").rename(parted / "tests")
     assert "expected train/ and test/ with a sub-folder for each class, got only train/" in (
         message_of(own_pictures.read, parted)
@@ -114,15 +120,15 @@ def test_a_class_may_be_called_train(unsplit):
 
 
 def test_names_and_template_of_ones_own(unsplit):
-    before = own_pictures.read(unsplit).hash()
+    before = own_pictures.read(unsplit).hash
     (unsplit / "classnames.txt").write_text("Red_dog Irish setter\n")
     data = own_pictures.read(unsplit)
     assert {p.classname for p in data.pictures if p.label == 0} == {"Irish setter"}
-    hashes = {before, data.hash()}
+    hashes = {before, data.hash}
     (unsplit / "template.txt").write_text("a drawing of a {}.\n")
     assert own_pictures.read(unsplit).template == "a drawing of a {}."
-    assert own_pictures.read(unsplit).hash() not in hashes
-    for text in ("a drawing.", "{} and {}", "a {}\nb {}", "a {0} {}", ""):
+    assert own_pictures.read(unsplit).hash not in hashes
+    for text in ("a drawing.", "{} and {}", "a {}\nb {}", "a {0} {}", "a } {}", ""):
         (unsplit / "template.txt").write_text(text)
         assert "expected one line with one {}" in message_of(own_pictures.read, unsplit)
 
@@ -131,11 +137,11 @@ def test_an_index(index, unsplit):
     data = own_pictures.read(index())
     assert data.parts is None
     assert data.folder == unsplit
-    assert data.hash() == own_pictures.read(unsplit).hash()  # it says the same as the folders
+    assert data.hash == own_pictures.read(unsplit).hash  # it says the same as the folders
     assert data.split_path != own_pictures.read(unsplit).split_path
     rows = [f"{n}\\{k}.png,{9 - i},{n},{part}" for i, n in enumerate(NAMES) for k, part in
             enumerate(["train", "Validation", "test"])]  # fmt: skip
-    parts, origin = own_pictures.read(index("path,label,classname,split", rows)).split()
+    parts, origin = own_pictures.read(index("path,label,classname,split", rows)).split
     assert origin == "own"
     assert [len(part) for part in parts] == [4, 4, 4]
     assert parts[0][0] == Picture("Red_dog/0.png", 3, "Red dog")  # labels in the order of numbers
@@ -181,7 +187,7 @@ def test_unusable_folders(unsplit, tmp_path):
     (unsplit / "classnames.txt").unlink()
     for number in range(1, 10):
         (unsplit / "white ox" / f"{number}.png").unlink()
-    assert "class 'white ox' has one picture, white ox/0.png" in message_of(read(unsplit).hash)
+    assert "class 'white ox' has one picture, white ox/0.png" in message_of(hash_of, unsplit)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +256,8 @@ def test_the_split_is_kept_and_says_what_has_changed(unsplit, caplog):
     file = unsplit / "split_promptclip.json"
     assert json.loads(file.read_text())["origin"] == "promptclip split, seed 7"
     data = own_pictures.read(unsplit)
-    before = data.hash()
-    assert data.split()[1] == "promptclip split, seed 7"
+    before = data.hash
+    assert data.split[1] == "promptclip split, seed 7"
     assert main(["data", "split", str(unsplit), "--seed", "7"]) == 0
     assert main(["data", "split", str(unsplit)]) == 2  # another one
     picture(unsplit / "Red_dog" / "new.png")
@@ -260,17 +266,15 @@ def test_the_split_is_kept_and_says_what_has_changed(unsplit, caplog):
     assert "1 pictures came after the split was made and are left out" in caplog.text
     assert "such as Red_dog/new.png" in caplog.text
     picture(unsplit / "zebra" / "new.png")
-    assert "class 'zebra' is not in it; put it right, or delete" in message_of(
-        own_pictures.read(unsplit).hash
-    )
+    assert "class 'zebra' is not in it; put it right, or delete" in message_of(hash_of, unsplit)
     shutil.rmtree(unsplit / "zebra")
     (unsplit / "blue owl").rename(unsplit / "blue parrot")
-    assert "is no longer there or has another class" in message_of(own_pictures.read(unsplit).hash)
+    assert "is no longer there or has another class" in message_of(hash_of, unsplit)
     (unsplit / "blue parrot").rename(unsplit / "blue owl")
     content = json.loads(file.read_text())
     content["test"].append(content["train"].pop())
     file.write_text(json.dumps(content))
-    assert "do not match the file's split_hash" in message_of(own_pictures.read(unsplit).hash)
+    assert "do not match the file's split_hash" in message_of(hash_of, unsplit)
 
 
 def test_parts_are_not_split_again(parted, capsys):
@@ -444,6 +448,33 @@ def test_a_folder_without_a_note_of_what_it_holds(unsplit, tmp_path, capsys, cli
 def test_an_exported_index_is_an_index(parted, capsys):
     file = parted / "all.csv"
     assert main(["data", "export-split", str(parted), str(file)]) == 0
-    assert own_pictures.read(file).split() == own_pictures.read(parted).split()
+    assert own_pictures.read(file).split == own_pictures.read(parted).split
     with file.open() as stream:
         assert {row["split"] for row in csv.DictReader(stream)} == set(PARTS)
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "own-pictures.md"
+COMMANDS = [
+    line.split("#")[0]
+    for block in re.findall(r"(?s)```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"))
+    for line in block.replace("\\\n", " ").splitlines()
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_page_are_commands(line):
+    variables, words = {}, shlex.split(line)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        variables[name] = value
+    if words[0] == "bash":
+        *_, method, script = words.pop(1).split("/")
+        words[0] = script.removesuffix(".sh")
+        flags = {"DATA_FOLDER": "--data-folder", "SHOTS": "--shots", "CFG": "--cfg",
+                 "TARGETS": "--targets"}  # fmt: skip
+        words[1:1] = [word for name in variables for word in (flags[name], variables[name])]
+        words.insert(1 + 2 * len(variables), method)
+    else:
+        assert words.pop(0) == "promptclip"
+    args = _parser().parse_args(words)
+    assert callable(args.command)
