@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -14,6 +14,7 @@ class Caltech101(Benchmark):
     dataset_dir = "caltech-101"
     image_dir = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"
+    sizes = Sizes(100, train=4_128, val=1_649, test=2_465)
     folder_names: Mapping[str, str | None] = {
         "BACKGROUND_Google": None,
         "Faces_easy": None,

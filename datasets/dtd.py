@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -13,3 +13,4 @@ class DescribableTextures(Benchmark):
     image_dir = "images"
     split_file = "split_zhou_DescribableTextures.json"
     template = "{} texture."
+    sizes = Sizes(47, train=2_820, val=1_128, test=1_692)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -15,6 +15,7 @@ class EuroSAT(Benchmark):
     image_dir = "2750"
     split_file = "split_zhou_EuroSAT.json"
     template = "a centered satellite photo of {}."
+    sizes = Sizes(10, train=13_500, val=5_400, test=8_100)
     folder_names: Mapping[str, str | None] = {
         "AnnualCrop": "Annual Crop Land",
         "HerbaceousVegetation": "Herbaceous Vegetation Land",

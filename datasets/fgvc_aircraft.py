@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture
 
@@ -22,6 +22,7 @@ class FGVCAircraft(Benchmark):
         "variants.txt",
         *(f"images_variant_{p}.txt" for p in ("train", "val", "test")),
     )
+    sizes = Sizes(100, train=3_334, val=3_333, test=3_333)
 
     def read_split(self) -> tuple[list[Picture], list[Picture], list[Picture]]:
         """A line of a part's list is `<picture number> <variant>`."""
@@ -39,5 +40,9 @@ class FGVCAircraft(Benchmark):
         return [Picture(f"{number}.jpg", labels[name], name) for number, _, name in rows]
 
     def _lines(self, file: str) -> list[str]:
-        lines = Path(self.dataset_dir, file).read_text(encoding="utf-8").splitlines()
+        path = Path(self.dataset_dir, file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); get it anew") from error
         return [line.strip() for line in lines if line.strip()]

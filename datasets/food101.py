@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -13,3 +13,4 @@ class Food101(Benchmark):
     image_dir = "images"
     split_file = "split_zhou_Food101.json"
     template = "a photo of {}, a type of food."
+    sizes = Sizes(101, train=50_500, val=20_200, test=30_300)

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import Benchmark, list_class_folders, read_classnames
+from promptclip.benchmark import (
+    IMAGENET_SHARED_NAMES,
+    Benchmark,
+    Sizes,
+    list_class_folders,
+    read_classnames,
+)
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture
 
@@ -22,6 +28,8 @@ class ImageNet(Benchmark):
     image_dir = "images"
     split_origin = "data set"
     needs = ("classnames.txt", "images/train", "images/val")
+    shared_names = IMAGENET_SHARED_NAMES
+    sizes = Sizes(1_000, train=1_281_167, val=None, test=50_000)
 
     def read_split(self) -> tuple[list[Picture], None, list[Picture]]:
         """List the folders; labels follow the sorted names of the training folders."""
@@ -43,6 +51,12 @@ class ImageNet(Benchmark):
                     f"{self.image_dir}: the class folder {folder!r} must be in images/train and "
                     "have a line in classnames.txt"
                 )
+        if absent := [folder for folder in classnames if folder not in train]:
+            raise UserError(
+                f"{self.image_dir}/train: {len(absent)} of the {len(classnames)} classes of "
+                f"classnames.txt have no folder, the first is {absent[0]!r}; copy them there, or "
+                "take their lines out of classnames.txt if you mean to do without"
+            )
         labels = {folder: label for label, folder in enumerate(train)}
 
         def pictures(part: str, listing: dict[str, list[str]]) -> list[Picture]:

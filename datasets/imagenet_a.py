@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import ImageNetVariant
+from promptclip.benchmark import ImageNetVariant, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -11,3 +11,4 @@ class ImageNetA(ImageNetVariant):
 
     dataset_dir = "imagenet-adversarial"
     image_dir = "imagenet-a"
+    sizes = Sizes(200, train=None, val=None, test=7_500)

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import ImageNetVariant
+from promptclip.benchmark import ImageNetVariant, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -11,3 +11,4 @@ class ImageNetR(ImageNetVariant):
 
     dataset_dir = "imagenet-rendition"
     image_dir = "imagenet-r"
+    sizes = Sizes(200, train=None, val=None, test=30_000)

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import ImageNetVariant
+from promptclip.benchmark import ImageNetVariant, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -11,3 +11,4 @@ class ImageNetSketch(ImageNetVariant):
 
     dataset_dir = "imagenet-sketch"
     image_dir = "images"
+    sizes = Sizes(1_000, train=None, val=None, test=50_889)

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from promptclip.benchmark import ImageNetVariant
+from promptclip.benchmark import ImageNetVariant, Sizes
 
 
 @DATASET_REGISTRY.register()
@@ -11,6 +11,7 @@ class ImageNetV2(ImageNetVariant):
 
     dataset_dir = "imagenetv2"
     image_dir = "imagenetv2-matched-frequency-format-val"
+    sizes = Sizes(1_000, train=None, val=None, test=10_000)
 
     def order(self, names: list[str], listing: list[str]) -> dict[str, str]:
         """Folder 0 is the first line of `classnames.txt`, and so on."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip import splits
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.few_shot import Picture
 
 
@@ -17,6 +17,8 @@ class OxfordFlowers(Benchmark):
     image_dir = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"
     template = "a photo of a {}, a type of flower."
+    raw = ("imagelabels.mat", "cat_to_name.json")
+    sizes = Sizes(102, train=4_093, val=1_633, test=2_463)
 
     def make_split(self, seed: int) -> splits.Split:
         """`imagelabels.mat` has the labels of the pictures in their order, both from 1."""

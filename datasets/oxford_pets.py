@@ -3,7 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip import splits
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.few_shot import Picture
 
 
@@ -15,6 +15,8 @@ class OxfordPets(Benchmark):
     image_dir = "images"
     split_file = "split_zhou_OxfordPets.json"
     template = "a photo of a {}, a type of pet."
+    raw = ("annotations/trainval.txt", "annotations/test.txt")
+    sizes = Sizes(37, train=2_944, val=736, test=3_669)
 
     def make_split(self, seed: int) -> splits.Split:
         """The data set's own test list, and validation pictures out of the other one."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip import splits
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.few_shot import Picture
 
 
@@ -16,6 +16,8 @@ class StanfordCars(Benchmark):
     dataset_dir = "stanford_cars"
     split_file = "split_zhou_StanfordCars.json"
     needs = ("split_zhou_StanfordCars.json", "cars_train", "cars_test")
+    raw = ("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat")
+    sizes = Sizes(196, train=6_509, val=1_635, test=8_041)
 
     def make_split(self, seed: int) -> splits.Split:
         """The data set's own test part; the labels of it are a file of their own."""

@@ -3,7 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip import splits
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.few_shot import Picture
 
 
@@ -14,6 +14,8 @@ class SUN397(Benchmark):
     dataset_dir = "sun397"
     image_dir = "SUN397"
     split_file = "split_zhou_SUN397.json"
+    raw = ("ClassName.txt", "Training_01.txt", "Testing_01.txt")
+    sizes = Sizes(397, train=15_880, val=3_970, test=19_850)
 
     def make_split(self, seed: int) -> splits.Split:
         """The first of the data set's ten partitions, and validation pictures out of its training.

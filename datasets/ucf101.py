@@ -5,7 +5,7 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 
 from promptclip import splits
-from promptclip.benchmark import Benchmark
+from promptclip.benchmark import Benchmark, Sizes
 from promptclip.few_shot import Picture
 
 
@@ -17,6 +17,12 @@ class UCF101(Benchmark):
     image_dir = "UCF-101-midframes"
     split_file = "split_zhou_UCF101.json"
     template = "a photo of a person doing {}."
+    raw = (
+        "ucfTrainTestlist/classInd.txt",
+        "ucfTrainTestlist/trainlist01.txt",
+        "ucfTrainTestlist/testlist01.txt",
+    )
+    sizes = Sizes(101, train=7_639, val=1_898, test=3_783)
 
     def make_split(self, seed: int) -> splits.Split:
         """The first of the data set's three partitions; "ApplyLipstick" is "Apply_Lipstick"."""

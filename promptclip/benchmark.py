@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import struct
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.datasets import DatasetBase, Datum
@@ -20,10 +19,11 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from promptclip import imbalance, splits
+from promptclip import imbalance, plugins, splits
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import write_json
+from promptclip.pictures import UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,7 +31,36 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Two classes each are called so in the list that CLIP, and after it CoOp, uses.
+IMAGENET_SHARED_NAMES = ("missile", "sunglasses")
+
 CACHE_BYTES = 2**30  # decoded training pictures kept in memory; 1,600 of 500 x 400 pixels fit
+
+
+class Sizes(NamedTuple):
+    """What a benchmark holds: classes, and the pictures of its parts.
+
+    Those of the public benchmarks are the ones of CoOp's splits: the table of data sets in the
+    appendix of Zhou et al., IJCV 2022 (arXiv 2109.01134). A part that has no pictures of its own
+    is None.
+    """
+
+    classes: int
+    train: int | None
+    val: int | None
+    test: int
+
+    @classmethod
+    def of(cls, *parts: Sequence[Picture] | None) -> Sizes:
+        """Count the training, validation and test parts."""
+        classes = len({picture.label for part in parts for picture in part or ()})
+        train, val, test = (None if part is None else len(part) for part in parts)
+        return cls(classes, train, val, test or 0)
+
+    def __str__(self) -> str:
+        counts = zip(self[1:], ("training", "validation", "test"), strict=True)
+        parts = [f"{count:,} {purpose}" for count, purpose in counts if count is not None]
+        return f"{self.classes:,} classes; {', '.join(parts)} pictures"
 
 
 class Benchmark(DatasetBase):
@@ -47,6 +76,11 @@ class Benchmark(DatasetBase):
         template: hand-written prompt, `{}` stands for the class name.
         folder_names: class names that are not their folders' names; None for what is no class.
         needs: what `dataset_dir` must hold, paths below it.
+        raw: files of the original download, below `dataset_dir`, that say which picture is what;
+            they are needed only to build a split where there is no split file.
+        sizes: what the published benchmark holds, for `promptclip data check`; None if nothing
+            is published, or all the folder has is the benchmark.
+        shared_names: names that several classes bear in the published list.
         test_only: a variant of another benchmark: no sample is drawn and all classes stay.
         sample_dir: folder of the few-shot samples.
         split_hash: hash of the training and validation pictures, before the classes are chosen.
@@ -61,6 +95,9 @@ class Benchmark(DatasetBase):
     split_file: str = ""
     template: str = "a photo of a {}."
     folder_names: Mapping[str, str | None] = {}
+    raw: tuple[str, ...] = ()
+    sizes: Sizes | None = None
+    shared_names: tuple[str, ...] = ()
     test_only: bool = False
     sample_dir: str
     split_hash: str
@@ -162,6 +199,19 @@ class Benchmark(DatasetBase):
         ours = self.our_split_path
         return ours if ours.is_file() and not published.is_file() else published
 
+    def missing(self) -> Iterator[str]:
+        """Paths of what is needed and not there, outer folders first."""
+        wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
+        wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
+        for path in wanted:
+            is_split = bool(self.split_file) and os.path.basename(path) == self.split_file
+            if not (os.path.exists(path) or (is_split and self.our_split_path.is_file())):
+                yield path
+
+    def impath(self, picture: Picture) -> str:
+        """Where a picture of the split lies."""
+        return os.path.join(self.image_dir, picture.path)
+
     def find_root(self, cfg: CfgNode) -> str:
         """The absolute path of the folder that holds `dataset_dir`."""
         root: str = cfg.DATASET.ROOT
@@ -236,9 +286,10 @@ class Benchmark(DatasetBase):
         *most, last = self.needs
         needs = f"{', '.join(most)} and {last}" if most else last
         folder = type(self).dataset_dir
+        name = plugins.short_name(type(self).__name__)
         return (
-            f"{folder}/ must hold {needs} (see CoOp's DATASETS.md); give the folder that holds "
-            f"{folder}/ with --root (in scripts: DATA=...)"
+            f"{folder}/ must hold {needs} (`promptclip data get {name}` says where to get them); "
+            f"give the folder that holds {folder}/ with --root (in scripts: DATA=...)"
         )
 
     def check_layout(self) -> None:
@@ -247,41 +298,22 @@ class Benchmark(DatasetBase):
         Raises:
             UserError: if something is missing.
         """
-        wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
-        wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
-        split = os.path.join(self.dataset_dir, self.split_file) if self.split_file else ""
-        for path in wanted:
-            if os.path.exists(path) or (path == split and self.our_split_path.is_file()):
-                continue
+        for path in self.missing():
             message = f"{type(self).__name__}: {path} is missing; {self._layout()}"
-            if path == split:
+            if self.split_file and os.path.basename(path) == self.split_file:
                 message += (
-                    f". `promptclip data split {type(self).__module__.rpartition('.')[2]} --root "
+                    f". `promptclip data split {plugins.short_name(type(self).__name__)} --root "
                     f"{os.path.dirname(self.dataset_dir)}` makes another split, with which numbers "
                     "cannot be compared with published ones"
                 )
             raise UserError(message)
 
     def _check_classes(self, *parts: Sequence[Picture]) -> None:
-        """Every label has one name and, in the training and the test part, a picture."""
-        names: dict[int, str] = {}
-        for label, classname in ((p.label, p.classname) for part in parts for p in part):
-            if names.setdefault(label, classname) != classname:
-                raise UserError(
-                    f"{self.dataset_dir}: label {label} has two class names, "
-                    f"{names[label]!r} and {classname!r}"
-                )
-        train, _, test = ({picture.label for picture in part} for part in parts)
-        for purpose, present in (("training", train), ("test", test)):
-            for label in range(max(names, default=0) + 1):
-                if label not in present:
-                    raise UserError(
-                        f"{self.dataset_dir}: class {names.get(label, '?')!r} (label {label}) has "
-                        f"no {purpose} pictures"
-                    )
+        for fault in class_faults(*parts):
+            raise UserError(f"{self.dataset_dir}: {fault}")
 
     def _check_pictures(self, parts: Sequence[Sequence[Picture]]) -> None:
-        paths = dict.fromkeys(self._impath(picture) for part in parts for picture in part)
+        paths = dict.fromkeys(self.impath(picture) for part in parts for picture in part)
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise UserError(
@@ -289,11 +321,8 @@ class Benchmark(DatasetBase):
                 f"the first is {missing[0]}; copy them there or delete an outdated split file"
             )
 
-    def _impath(self, picture: Picture) -> str:
-        return os.path.join(self.image_dir, picture.path)
-
     def _datum(self, picture: Picture) -> Datum:
-        return Datum(self._impath(picture), picture.label, classname=picture.classname)
+        return Datum(self.impath(picture), picture.label, classname=picture.classname)
 
 
 class ImageNetVariant(Benchmark):
@@ -304,6 +333,7 @@ class ImageNetVariant(Benchmark):
     """
 
     test_only = True
+    shared_names = IMAGENET_SHARED_NAMES
     split_origin = "data set"
 
     @property
@@ -339,6 +369,26 @@ class ImageNetVariant(Benchmark):
         return {folder: folder for folder in listing}
 
 
+def class_faults(*parts: Sequence[Picture]) -> Iterator[str]:
+    """Labels with two names, and classes without a picture in the training or the test part.
+
+    Args:
+        parts: the training, validation and test parts.
+    """
+    names: dict[int, str] = {}
+    conflicts: dict[int, str] = {}
+    for label, classname in ((p.label, p.classname) for part in parts for p in part):
+        if names.setdefault(label, classname) != classname:
+            conflicts.setdefault(label, classname)
+    for label, classname in conflicts.items():
+        yield f"label {label} has two class names, {names[label]!r} and {classname!r}"
+    train, _, test = ({picture.label for picture in part} for part in parts)
+    for purpose, present in (("training", train), ("test", test)):
+        for label in range(max(names, default=0) + 1):
+            if label not in present:
+                yield f"class {names.get(label, '?')!r} (label {label}) has no {purpose} pictures"
+
+
 def list_class_folders(
     folder: Path, cache: Path | None = None, ignored: Collection[str] = ()
 ) -> dict[str, list[str]]:
@@ -356,9 +406,12 @@ def list_class_folders(
         UserError: if there is no class folder, or one without pictures.
     """
     known = _read_listing(cache) if cache else {}
-    listing = {}
+    listing, empty, files = {}, [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or entry.name in ignored or not entry.is_dir():
+        if entry.name.startswith(".") or entry.name in ignored:
+            continue
+        if not entry.is_dir():
+            files.append(entry.name)
             continue
         changed = os.stat(entry.path).st_mtime_ns
         seen = known.get(entry.name)
@@ -366,10 +419,18 @@ def list_class_folders(
             names = sorted(name for name in os.listdir(entry.path) if not name.startswith("."))
             seen = {"changed": changed, "names": names}
         if not seen["names"]:
-            raise UserError(f"{entry.path}: expected the pictures of a class, the folder is empty")
+            empty.append(entry.path)
         listing[entry.name] = seen
+    if empty:
+        raise UserError(
+            f"{empty[0]}: expected the pictures of a class, the folder is empty "
+            f"(of {len(listing)} class folders, {len(empty)} are)"
+        )
     if not listing:
-        raise UserError(f"{folder}: expected one sub-folder per class, there is none")
+        instead = (
+            f", but {len(files)} files such as {files[0]}: unpack or sort them" if files else ""
+        )
+        raise UserError(f"{folder}: expected one sub-folder per class, there is none{instead}")
     if cache and listing != known:
         try:
             write_json(listing, cache, indent=None)
@@ -516,7 +577,7 @@ def read_picture(path: str) -> Image.Image:
     """
     try:
         picture: Image.Image = read_image(path)
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise PictureError(
             f"{path}: the picture cannot be read ({error.__cause__ or error}); replace it"
         ) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from promptclip.errors import UserError
 
 if TYPE_CHECKING:
+    from promptclip.benchmark import Benchmark
     from promptclip.trainer import PromptTrainer
 
 
@@ -87,6 +88,28 @@ def dataset_name(text: str) -> str:
     from dassl.data.datasets import DATASET_REGISTRY
 
     return _resolve("dataset", text, DATASET_REGISTRY.registered_names(), short)
+
+
+def short_name(name: str) -> str:
+    """What a method or a benchmark is called on command lines: "OxfordPets" -> "oxford_pets"."""
+    return {long: short for short, long in load_plugins().items()}.get(name, name)
+
+
+def benchmark(name: str) -> type[Benchmark]:
+    """A benchmark by its registered or short name.
+
+    Raises:
+        UserError: if there is none of that name, or it is not one of ours.
+    """
+    name = dataset_name(name)
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from promptclip.benchmark import Benchmark
+
+    kind: type[Benchmark] = DATASET_REGISTRY.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Benchmark)):
+        raise UserError(f"{name} is no benchmark of promptclip's, so its layout is not known")
+    return kind
 
 
 def _resolve(kind: str, text: str, names: list[str], short: dict[str, str]) -> str:

@@ -209,7 +209,7 @@ def test_a_split_of_a_data_set_as_it_comes(tmp_path, capsys, layout):
         kind(cfg)
     published = Path(place.dataset_dir, kind.split_file)
     assert str(caught.value).startswith(f"{kind.__name__}: {published} is missing; ")
-    assert "(see CoOp's DATASETS.md)" in str(caught.value)
+    assert f"promptclip data get {name}" in str(caught.value)
     assert f"`promptclip data split {name} --root {root}` makes another split" in str(caught.value)
     assert main(["data", "split", name, "--root", root, "--seed", "2"]) == 0
     data = kind(cfg)

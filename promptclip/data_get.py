@@ -1,0 +1,198 @@
+"""Fetches benchmarks through torchvision and lays them out as CoOp's; tells how for the others."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import socket
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from promptclip import plugins
+from promptclip.benchmark import Benchmark
+from promptclip.data_sources import ARCHIVES, DATED, MIRROR, SOURCES, Download, Source
+from promptclip.errors import UserError
+
+TIMEOUT = 60  # seconds without a byte until a download is given up
+# What a broken connection, a wrong checksum and a damaged archive raise, here and in torchvision.
+FAILURES = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    http.client.HTTPException,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def source_of(kind: type[Benchmark]) -> Source:
+    """Where a benchmark comes from.
+
+    Raises:
+        UserError: if that is not known.
+    """
+    if kind.__name__ not in SOURCES:
+        raise UserError(
+            f"{kind.__name__} is none of the public benchmarks: it is made here, or comes with a "
+            "plug-in that says where its pictures are from"
+        )
+    return SOURCES[kind.__name__]
+
+
+def _name(kind: type[Benchmark]) -> str:
+    return plugins.short_name(kind.__name__)
+
+
+def guide(kind: type[Benchmark], folder: Path) -> str:
+    """What to do by hand to have a benchmark, and what is known of the links."""
+    source = source_of(kind)
+    steps = list(source.steps)
+    if kind.split_file:
+        steps.append(
+            f"Put CoOp's split file here as {kind.split_file}: {source.split} (Google Drive, no "
+            "published checksum, so it is not fetched for you; data check compares its numbers). "
+            "Another split can be made (promptclip data split), but results with it cannot be "
+            "compared with published ones"
+        )
+    steps.append(f"See whether it is whole: promptclip data check {_name(kind)}")
+    lines = [f"{_name(kind)}, {source.page}", f"By hand, in {folder}:"]
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
+    known = f" {source.links}" if source.links else " Nothing else is known of its links."
+    lines.append(f"Links, {DATED} (they could not be opened where this was written):{known}")
+    if kind.__name__ != "ImageNet":
+        lines.append(MIRROR)
+    return "\n".join(lines)
+
+
+def plan(kind: type[Benchmark], download: Download, root: Path) -> str:
+    """What `fetch` would do, with sizes.
+
+    Raises:
+        UserError: if it cannot be done: something is in the way, or there is no room.
+    """
+    target = _target(kind, root)
+    free = shutil.disk_usage(root).free // 10**6
+    needed = 2 * download.megabytes  # the archive and what is in it
+    if free < needed:
+        raise UserError(
+            f"{root}: {_name(kind)} takes about {needed:,} MB while it is unpacked, and "
+            f"{free:,} MB are free"
+        )
+    return (
+        f"{_name(kind)}: about {download.megabytes:,} MB are fetched through "
+        f"torchvision.datasets.{download.torchvision} and checked by their MD5, then laid out as "
+        f"{target}; that takes about {needed:,} MB meanwhile, and {free:,} MB are free. Terms of "
+        f"use: {source_of(kind).page}"
+    )
+
+
+def fetch(kind: type[Benchmark], download: Download, root: Path) -> Path:
+    """Fetch a benchmark's pictures and lay them out as CoOp's.
+
+    All is done in a temporary folder on the same disk; the benchmark appears when it is there
+    and right, or not at all. A split file that is there already stays.
+
+    Returns:
+        The benchmark's folder.
+
+    Raises:
+        UserError: if something is in the way, the download fails, a checksum is wrong, or the
+            archive holds something else.
+    """
+    target = _target(kind, root)
+    parent = target if target.is_dir() else root  # it may be a link to another disk
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=parent) as work:
+            with _careful():
+                _download(download, Path(work))
+            _place(kind, Path(work, download.folder), target)
+    except UserError:
+        raise
+    except FAILURES as error:
+        raise UserError(
+            f"{_name(kind)}: the download failed ({type(error).__name__}: {error}); nothing of "
+            "it was kept. Try again later, or with a newer torchvision, or by hand: "
+            f"{source_of(kind).page}"
+        ) from error
+    return target
+
+
+def _target(kind: type[Benchmark], root: Path) -> Path:
+    if not root.is_dir():
+        raise UserError(f"{root}: expected the folder that holds the data sets, there is none")
+    target = root / kind.dataset_dir
+    in_the_way = [target / need for need in _fetched(kind)] if target.is_dir() else [target]
+    for path in in_the_way:
+        if path.exists() or path.is_symlink():
+            raise UserError(
+                f"{path} is there already; `promptclip data check "
+                f"{_name(kind)}` says whether it is whole; to get it anew, "
+                "move it away"
+            )
+    return target
+
+
+def _fetched(kind: type[Benchmark]) -> list[str]:
+    """What of a benchmark's needs comes with the download."""
+    return [need for need in kind.__new__(kind).needs if need != kind.split_file]
+
+
+@contextlib.contextmanager
+def _careful() -> Iterator[None]:
+    """No connection hangs for ever, and no archive writes outside the folder it is unpacked in."""
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError(
+            "this Python unpacks archives without care (PEP 706); update it to 3.10.12, 3.11.4 or "
+            "later"
+        )
+    timeout, unguarded = socket.getdefaulttimeout(), tarfile.TarFile.extraction_filter
+    socket.setdefaulttimeout(TIMEOUT)
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+        tarfile.TarFile.extraction_filter = unguarded
+
+
+def _download(download: Download, work: Path) -> None:
+    from torchvision import datasets  # type: ignore[import-untyped]
+    from torchvision.datasets.utils import (  # type: ignore[import-untyped]
+        download_and_extract_archive,
+    )
+
+    if download.archive:
+        url, md5 = download.archive
+        download_and_extract_archive(url, work, md5=md5)
+        return
+    try:
+        getattr(datasets, download.torchvision)(work, download=True)
+    except ModuleNotFoundError as error:
+        # Fetched and unpacked; torchvision reads some sets' labels with it, and CoOp has its own.
+        if (error.name or "").partition(".")[0] != "scipy":
+            raise
+
+
+def _place(kind: type[Benchmark], fetched: Path, target: Path) -> None:
+    for need in _fetched(kind):
+        if not (fetched / need).exists():
+            raise UserError(
+                f"{_name(kind)}: the archive has no {need}, so it is not the one that was "
+                "expected; nothing of it was kept"
+            )
+    entries = [entry for entry in fetched.iterdir() if not entry.name.endswith(ARCHIVES)]
+    if target.is_dir():
+        # The pictures come last: they are what says that the benchmark is there.
+        for entry in sorted(entries, key=lambda entry: entry.name in _fetched(kind)):
+            if not (target / entry.name).exists():
+                entry.rename(target / entry.name)
+        return
+    for archive in set(fetched.iterdir()).difference(entries):
+        archive.unlink()
+    fetched.rename(target)
