@@ -1,7 +1,8 @@
-"""Experiments of many runs, in one process.
+"""Experiments of many runs: what there is to run, and running it in one process.
 
-Base-to-new, few-shot, cross-dataset and domain generalisation plan their runs differently and have
-everything else in common. Finished runs are not repeated. A failing run does not keep the others
+Base-to-new, few-shot, cross-dataset and domain generalisation plan their runs differently
+(`PLANS`) and have everything else in common. Here one process carries them out, in
+`promptclip.grid` many do. Finished runs are not repeated. A failing run does not keep the others
 from running, and is shown as failed in the table that comes last. A model is trained once, however
 many tests it is for, and a test of it elsewhere has the configuration of its training but for
 the data.
@@ -10,11 +11,12 @@ the data.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,15 +66,62 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration, and the training whose model it tests if it is not trained."""
+    """A training or a test, told by what its configuration is built from.
+
+    So it can be written down and carried out by another process.
+
+    Attributes:
+        place: what is run, and where below `output`.
+        dataset_file: the yaml of the data that the result is measured on.
+        config_file: the method's yaml.
+        root: as in `Settings`, like `output` and `overrides`.
+        model: the training whose model this tests; None for a run that trains its own.
+    """
 
     place: Place
-    cfg: CfgNode
+    dataset_file: str
+    config_file: str
+    root: str = ""
+    output: str = "output"
+    overrides: tuple[object, ...] = ()
     model: Run | None = None
 
     def __str__(self) -> str:
         """Such as "CoOp, seed 1, base classes"."""
         return str(self.place)
+
+    @property
+    def folder(self) -> Path:
+        """Where the result is written."""
+        return Path(self.output, self.place.path)
+
+    @functools.cached_property
+    def cfg(self) -> CfgNode:
+        """The configuration; of a test elsewhere as that of its training but for the data.
+
+        Raises:
+            UserError: for unusable input.
+        """
+        place = self.place
+        own = build_cfg(
+            place.method,
+            self.dataset_file,
+            self.config_file,
+            root=self.root,
+            seed=place.seed,
+            output_dir=str(self.folder),
+            overrides=[
+                *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
+                *self.overrides,
+            ],
+        )
+        if self.model is None:
+            return own
+        cfg = self.model.cfg.clone()
+        cfg.defrost()
+        cfg.DATASET, cfg.OUTPUT_DIR = own.DATASET, own.OUTPUT_DIR
+        cfg.freeze()
+        return cfg
 
     @property
     def how(self) -> dict[str, Any]:
@@ -89,13 +138,18 @@ class Run:
 
     def __call__(self) -> dict[str, Any]:
         """The result; see `promptclip.run.run`."""
-        if self.model and results.read(Path(self.model.cfg.OUTPUT_DIR)) is None:
+        if self.model and results.read(self.model.folder) is None:
             trained = self.model.place
             raise UserError(
-                f"no finished training in {self.model.cfg.OUTPUT_DIR}; "
+                f"no finished training in {self.model.folder}; "
                 f"train on {trained.target or trained.dataset} first"
             )
         return run(self.cfg, **self.how)
+
+    def failed(self, error: BaseException) -> None:
+        """Leave a record for the table of what failed before it could leave one itself."""
+        if not Path(self.folder, RUN_FILE).exists():
+            results.failed(self.folder, error)
 
     def plan(self) -> str:
         """What there is to do, for which data, in what state it is, and where."""
@@ -106,6 +160,21 @@ class Run:
             f"{'train and test' if trains else 'test only'}, {place.classes} classes, "
             f"{state(self.cfg, **self.how)}, {self.cfg.OUTPUT_DIR}"
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a protocol will run.
+
+    Attributes:
+        runs: in this order; a training comes before its tests.
+        skipped: a line for each part of what was asked for that cannot be run.
+        notes: lines about what does not apply.
+    """
+
+    runs: Sequence[Run]
+    skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def base2new(
@@ -133,18 +202,10 @@ def base2new(
     Raises:
         UserError: for unusable input, before anything is run.
     """
-    planner = _Planner("base2new", methods, dataset, [shots], Settings(**settings))
-    planned = []
-    for one in planner:
-        runs = {"train": planner.training(*one, "base")}
-        if _transfers(one[0]):
-            runs["test"] = planner.test(runs["train"], "new", planner.file)
-        planned += [runs[part] for part in parts if part in runs]
-    for method in planner.methods:
-        if not _transfers(method):
-            log.info("%s: no test on new classes, %s", method, _BOUND)
+    given = Settings(**settings)
+    plan = plan_base2new(methods, dataset, given, shots=[shots], parts=parts)
     # The table of one half finds the other; those of other data sets are not asked for.
-    return planner.carry_out(planned, HALVES["base"], planner.dataset, f"shots_{shots}")
+    return _carry_out(plan, given, "base2new", HALVES["base"], Path(dataset).stem, f"shots_{shots}")
 
 
 def fewshot(
@@ -158,9 +219,9 @@ def fewshot(
 
     Arguments, result and errors as of `base2new`, but for `shots`: one or more numbers.
     """
-    planner = _Planner("fewshot", methods, dataset, shots, Settings(**settings))
-    planned = [planner.training(*one) for one in planner]
-    return planner.carry_out(planned, planner.dataset)
+    given = Settings(**settings)
+    plan = plan_fewshot(methods, dataset, given, shots=shots)
+    return _carry_out(plan, given, "fewshot", Path(dataset).stem)
 
 
 def xd(methods: Sequence[str], source: str, **kwargs: Any) -> int:
@@ -190,8 +251,50 @@ def _transfer(
     targets: Sequence[str] = (),
     **settings: Any,
 ) -> int:
+    given = Settings(**settings)
+    plan = PLANS[protocol](methods, source, given, shots=[shots], targets=targets)
+    return _carry_out(plan, given, protocol, Path(source).stem)
+
+
+def plan_base2new(
+    methods: Sequence[str],
+    dataset: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int],
+    parts: Sequence[str] = PARTS,
+) -> Plan:
+    """The runs of `base2new`, with one or more numbers of shots."""
+    planner = _Planner("base2new", methods, dataset, shots, settings)
+    planned = []
+    for one in planner:
+        runs = {"train": planner.training(*one, "base")}
+        if _transfers(one[0]):
+            runs["test"] = planner.test(runs["train"], "new", planner.file)
+        planned += [runs[part] for part in parts if part in runs]
+    bound = [method for method in planner.methods if not _transfers(method)]
+    return Plan(planned, notes=[f"{m}: no test on new classes, {_BOUND}" for m in bound])
+
+
+def plan_fewshot(
+    methods: Sequence[str], dataset: str, settings: Settings, *, shots: Sequence[int]
+) -> Plan:
+    """The runs of `fewshot`."""
+    planner = _Planner("fewshot", methods, dataset, shots, settings)
+    return Plan([planner.training(*one) for one in planner])
+
+
+def _plan_transfer(
+    protocol: str,
+    methods: Sequence[str],
+    source: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int],
+    targets: Sequence[str] = (),
+) -> Plan:
     """The model of a few-shot run on other data; the run is shared by all protocols."""
-    planner = _Planner(protocol, methods, source, [shots], Settings(**settings))
+    planner = _Planner(protocol, methods, source, shots, settings)
     targets = targets or TARGETS[protocol].get(planner.dataset, ())
     if not targets:
         known = ", ".join(TARGETS[protocol])
@@ -206,8 +309,17 @@ def _transfer(
             trained = planner.training(*one)
             tests = (planner.test(trained, target, file) for target, file in files.items())
             planned += [trained, *tests]
-    skipped = [f"{method}: not run, {_BOUND}" for method in bound]
-    return planner.carry_out(planned, planner.dataset, skipped=skipped)
+    return Plan(planned, skipped=[f"{method}: not run, {_BOUND}" for method in bound])
+
+
+# What each protocol would run: (methods, data set, settings, shots=..., ...) -> Plan, with
+# `UserError` for unusable input.
+PLANS: dict[str, Callable[..., Plan]] = {
+    "base2new": plan_base2new,
+    "fewshot": plan_fewshot,
+    "xd": functools.partial(_plan_transfer, "xd"),
+    "dg": functools.partial(_plan_transfer, "dg"),
+}
 
 
 class _Planner:
@@ -243,62 +355,55 @@ class _Planner:
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
         return itertools.product(self.methods, self.shots, self.settings.seeds)
 
-    def cfg(self, place: Place, dataset_file: Path) -> CfgNode:
-        """The configuration of a run on a data set."""
-        return build_cfg(
-            place.method,
-            dataset_file,
-            self.methods[place.method],
-            root=self.settings.root,
-            seed=place.seed,
-            output_dir=str(Path(self.settings.output, place.path)),
-            overrides=[
-                *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
-                *self.settings.overrides,
-            ],
-        )
-
     def training(self, method: str, shots: int, seed: int, half: str = "") -> Run:
         """Train and test on all classes, or on half of them."""
         protocol = "base2new" if half else "fewshot"
         stem = self.methods[method].stem
-        place = Place(protocol, self.dataset, shots, method, stem, seed, half)
-        return Run(place, self.cfg(place, self.file))
+        return self._run(Place(protocol, self.dataset, shots, method, stem, seed, half), self.file)
 
     def test(self, trained: Run, target: str, dataset_file: Path) -> Run:
-        """Test on other data what was trained, configured as it was but for the data."""
+        """Test on other data what was trained."""
         place = replace(trained.place, protocol=self.protocol, target=target)
-        data = self.cfg(place, dataset_file)
-        cfg = trained.cfg.clone()
-        cfg.defrost()
-        cfg.DATASET, cfg.OUTPUT_DIR = data.DATASET, data.OUTPUT_DIR
-        cfg.freeze()
-        return Run(place, cfg, trained)
+        return self._run(place, dataset_file, trained)
 
-    def carry_out(self, planned: Sequence[Run], *below: str, skipped: Sequence[str] = ()) -> int:
-        """Run everything and print the table of the folder `below` that of the protocol.
+    def _run(self, place: Place, dataset_file: Path, model: Run | None = None) -> Run:
+        settings = self.settings
+        return Run(
+            place,
+            str(dataset_file),
+            str(self.methods[place.method]),
+            settings.root,
+            settings.output,
+            tuple(settings.overrides),
+            model,
+        )
 
-        Args:
-            planned: in this order.
-            below: names of folders.
-            skipped: lines about what could not be planned.
 
-        Returns:
-            The exit status.
-        """
-        if not planned and skipped:
-            raise UserError("; ".join(skipped))
-        if self.settings.dry_run:
-            for number, one in enumerate(planned, 1):
-                log.info("[%d/%d] %s", number, len(planned), one.plan())
-            failed = list(skipped)
-        else:
-            failed = [*skipped, *_run_all(planned, self.settings.quiet)]
-            folder = Path(self.settings.output, self.protocol, *below)
-            log.info("%s", table.render(table.build(folder)))
-        for line in failed:
-            log.error("failed: %s", line)
-        return 1 if failed else 0
+def _carry_out(plan: Plan, settings: Settings, *folder: str) -> int:
+    """Run everything and print the table of a folder of the output tree.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: for unusable input, before anything is run.
+    """
+    for note in plan.notes:
+        log.info("%s", note)
+    if not plan.runs and plan.skipped:
+        raise UserError("; ".join(plan.skipped))
+    for one in plan.runs:
+        one.cfg  # noqa: B018  a wrong key is found now
+    if settings.dry_run:
+        for number, one in enumerate(plan.runs, 1):
+            log.info("[%d/%d] %s", number, len(plan.runs), one.plan())
+        failed = list(plan.skipped)
+    else:
+        failed = [*plan.skipped, *_run_all(plan.runs, settings.quiet)]
+        log.info("%s", table.render(table.build(Path(settings.output, *folder))))
+    for line in failed:
+        log.error("failed: %s", line)
+    return 1 if failed else 0
 
 
 def _transfers(method: str) -> bool:
@@ -321,9 +426,9 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
     for number, one in enumerate(planned, 1):
         label = f"[{number}/{len(planned)}] {one}"
         start = time.perf_counter()
-        finished = results.read(Path(one.cfg.OUTPUT_DIR)) is not None
+        finished = results.read(one.folder) is not None
         try:
-            with _silence(quiet or finished):
+            with silence(quiet or finished):
                 result = one()
         except Exception as error:
             if number == 1 and isinstance(error, UserError):
@@ -331,9 +436,7 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
             unexpected = not isinstance(error, UserError)
             log.error("%s: failed: %s", label, error, exc_info=unexpected)
             failed.append(f"{one}: {error}")
-            # What fails before it starts leaves no trace of its own, but must show in the table.
-            if not Path(one.cfg.OUTPUT_DIR, RUN_FILE).exists():
-                results.failed(one.cfg.OUTPUT_DIR, error)
+            one.failed(error)
             continue
         if not finished:
             metrics = result["metrics"]
@@ -343,7 +446,8 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def _silence(quiet: bool) -> Iterator[None]:
+def silence(quiet: bool = True) -> Iterator[None]:
+    """Nothing on the console; a run's messages are in its log.txt all the same."""
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         yield
 
