@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 
 
-class InUse(UserError):
+class InUseError(UserError):
     """Another process holds the folder."""
 
 
@@ -63,13 +63,13 @@ def locked(folder: Path) -> Iterator[None]:
     who holds the lock: host, process id and start time.
 
     Raises:
-        InUse: if another process holds the folder.
+        InUseError: if another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
         try:
             if not try_lock(file):
-                raise InUse(
+                raise InUseError(
                     f"{folder} is in use by {_holder(file.name)}; wait until it has finished, or "
                     "give another --output-dir"
                 )
