@@ -37,6 +37,8 @@ OWN_KEYS = {
     *("OUTPUT_DIR", "SEED", "TRAINER.NAME"),
 }
 PARTS = ("train", "test")  # of base-to-new
+SHOTS = (16,)  # by default
+FEWSHOT_SHOTS = (1, 2, 4, 8, 16)
 _BOUND = "what it learns cannot be used for other classes"
 
 
@@ -212,7 +214,7 @@ def fewshot(
     methods: Sequence[str],
     dataset: str,
     *,
-    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    shots: Sequence[int] = FEWSHOT_SHOTS,
     **settings: Any,
 ) -> int:
     """Train and test on all classes with several numbers of training pictures, print the table.
@@ -261,7 +263,7 @@ def plan_base2new(
     dataset: str,
     settings: Settings,
     *,
-    shots: Sequence[int],
+    shots: Sequence[int] = SHOTS,
     parts: Sequence[str] = PARTS,
 ) -> Plan:
     """The runs of `base2new`, with one or more numbers of shots."""
@@ -277,7 +279,11 @@ def plan_base2new(
 
 
 def plan_fewshot(
-    methods: Sequence[str], dataset: str, settings: Settings, *, shots: Sequence[int]
+    methods: Sequence[str],
+    dataset: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int] = FEWSHOT_SHOTS,
 ) -> Plan:
     """The runs of `fewshot`."""
     planner = _Planner("fewshot", methods, dataset, shots, settings)
@@ -290,7 +296,7 @@ def _plan_transfer(
     source: str,
     settings: Settings,
     *,
-    shots: Sequence[int],
+    shots: Sequence[int] = SHOTS,
     targets: Sequence[str] = (),
 ) -> Plan:
     """The model of a few-shot run on other data; the run is shared by all protocols."""

@@ -220,18 +220,25 @@ def _start(spec: Spec, given: Mapping[str, Any], seats: list[dict[str, str]]) ->
     from promptclip.grid import plan, slurm
     from promptclip.grid.queue import Queue
     from promptclip.lock import locked
+    from promptclip.run import traceless
 
     options = slurm.options_of(given["slurm"] or os.environ.get(slurm.ENVIRONMENT, ""))
     folder = plan.folder_of(given["output"], given["name"] or spec.name)
-    with locked(folder):
+    with traceless(folder) as keep, locked(folder):
         stored = plan.store(spec, folder)
+        keep()
         log.info("%d runs are planned in %s", len(stored.runs), folder)
-        if given["launcher"] == "slurm":
-            log.info("%s", slurm.submit(folder, len(seats), given["per_gpu"], options))
-            log.info("promptclip grid status %s shows how it stands", folder)
+        if given["launcher"] == "slurm" and (jobs := slurm.jobs(folder)):
+            log.info("%d jobs are in Slurm's queue already: %s", len(jobs), " ".join(jobs))
             return 0
-        Queue(folder).forgive()
-        return _work(folder, seats)
+        queue = Queue(folder)
+        queue.forgive()
+        if given["launcher"] == "local" or not queue.left():
+            return _work(folder, seats)
+        jobs = slurm.submit(folder, len(seats), _whole(given, "per_gpu")[0], options)
+        log.info("%d jobs sent to Slurm: %s", len(jobs), " ".join(jobs))
+        log.info("promptclip grid status %s shows how it stands", folder)
+        return 0
 
 
 def _work(folder: Path, seats: list[dict[str, str]]) -> int:

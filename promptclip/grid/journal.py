@@ -24,7 +24,7 @@ START, DONE, FAILED, STOPPED, BUSY = "start", "done", "failed", "stopped", "busy
 
 
 class Journal:
-    """The journal of this process.
+    """The journal of this process, which counts as alive until it leaves the `with` block.
 
     Args:
         folder: of the grid.
@@ -39,7 +39,14 @@ class Journal:
             if try_lock(self._file):
                 return
             time.sleep(0.01)  # somebody is looking whether we are alive
+        self._file.close()
         raise UserError(f"{file} is another worker's")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
     def __call__(self, event: str, run: int, **more: Any) -> None:
         """Add a line about a run."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from promptclip import results
 from promptclip.errors import UserError
@@ -53,8 +54,8 @@ class Failure:
 class Queue:
     """The runs of a grid, for one process.
 
-    A process that takes runs must have one queue only: closing the file of the claims anywhere in
-    it releases them all.
+    What is left in the block of a `with` statement is no longer claimed. A process that takes runs
+    must have one queue only: closing the file of the claims anywhere in it releases them all.
 
     Args:
         folder: of a stored plan.
@@ -64,7 +65,7 @@ class Queue:
         stored = plan.load(folder)
         self.folder, self.runs, self.hashes = folder, stored.runs, stored.hashes
         self.skipped = stored.skipped
-        self._claims = (folder / CLAIMS).open("a+b")
+        self._claims: IO[bytes] | None = None
         self._finished = {
             event["run"]
             for file in journal.files(folder)
@@ -74,6 +75,14 @@ class Queue:
         self._open = list(range(len(self.runs)))  # not known to be finished
         self._numbers = {run.place: number for number, run in enumerate(self.runs)}
         self._elsewhere: dict[int, float] = {}  # held by something outside the grid, until when
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._claims:
+            self._claims.close()
+            self._claims = None
 
     def take(self) -> int | None:
         """Claim a run that can be started now, the untried ones first.
@@ -98,7 +107,8 @@ class Queue:
 
     def release(self, number: int) -> None:
         """Give up the claim on a run."""
-        unlock(self._claims, start=number, length=1)
+        if self._claims:
+            unlock(self._claims, start=number, length=1)
 
     def held_elsewhere(self, number: int) -> None:
         """Leave a run alone for a while: another command is at it."""
@@ -194,6 +204,7 @@ class Queue:
         return Counter(int(name.partition("-")[0]) for name in names)
 
     def _claim(self, number: int) -> bool:
+        self._claims = self._claims or (self.folder / CLAIMS).open("a+b")
         try:
             return try_lock(self._claims, start=number, length=1)
         except OSError as error:

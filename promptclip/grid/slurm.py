@@ -65,24 +65,21 @@ class Job:
         return DelayedSubmission(Job(self.folder, self.per_gpu))
 
 
-def submit(folder: Path, jobs: int, per_gpu: int, options: Mapping[str, str]) -> str:
-    """Send pools to the cluster, unless those sent before are still in its queue.
+def submit(folder: Path, count: int, per_gpu: int, options: Mapping[str, str]) -> list[str]:
+    """Send pools to the cluster.
 
     Args:
         folder: of the grid, on a file system that all nodes see.
-        jobs: of the array.
+        count: of jobs in the array.
         per_gpu: workers on each GPU of a job.
         options: sbatch's, see `options_of`.
 
     Returns:
-        What was done, in a line.
+        The jobs' names.
 
     Raises:
         UserError: if there is no Slurm or no submitit here, or an option is refused.
     """
-    earlier = _waiting_or_running(folder)
-    if earlier:
-        return f"{len(earlier)} jobs are in Slurm's queue already: {', '.join(earlier)}"
     try:
         import submitit
     except ModuleNotFoundError:
@@ -96,12 +93,12 @@ def submit(folder: Path, jobs: int, per_gpu: int, options: Mapping[str, str]) ->
     executor.update_parameters(**_parameters(options))
     try:
         with executor.batch():
-            sent = [executor.submit(Job(str(folder), per_gpu)) for _ in range(jobs)]
+            sent = [executor.submit(Job(str(folder), per_gpu)) for _ in range(count)]
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"sbatch refused the jobs: {error}") from None
     ids = [job.job_id for job in sent]
     write_json({"jobs": ids}, folder / JOBS_FILE)
-    return f"{jobs} jobs sent to Slurm: {', '.join(ids)}; what they print is in {folder / JOBS}"
+    return ids
 
 
 def options_of(text: str) -> dict[str, str]:
@@ -158,8 +155,12 @@ def _minutes(text: str) -> int:
     return max(1, parts[0])
 
 
-def _waiting_or_running(folder: Path) -> list[str]:
-    """Jobs of this grid that Slurm has not done with."""
+def jobs(folder: Path) -> list[str]:
+    """Jobs of this grid that Slurm has not done with.
+
+    Raises:
+        UserError: if Slurm does not answer.
+    """
     try:
         known = json.loads((folder / JOBS_FILE).read_text(encoding="utf-8"))["jobs"]
     except FileNotFoundError:

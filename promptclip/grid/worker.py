@@ -48,11 +48,12 @@ def work(folder: Path, name: str) -> int:
     Returns:
         One of the three exit statuses above.
     """
-    faulthandler.enable()
+    faulthandler.enable(2)  # into the log, whatever `sys.stderr` is
     _end_with_parent()
     with _stoppable():
         try:
-            return _work(Queue(folder), Journal(folder, name), name)
+            with Queue(folder) as queue, Journal(folder, name) as write:
+                return _work(queue, write, name)
         except KeyboardInterrupt:
             return WAS_STOPPED
 
@@ -126,12 +127,12 @@ def _carry_out(queue: Queue, number: int, write: Journal, name: str) -> bool:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """Have the first signal raise `KeyboardInterrupt`, and end the process if that gets lost."""
+    last_resort = threading.Timer(GRACE, os._exit, (WAS_STOPPED,))
+    last_resort.daemon = True
 
     def stop(number: int, frame: Any) -> None:
         for other in SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        last_resort = threading.Timer(GRACE, os._exit, (WAS_STOPPED,))
-        last_resort.daemon = True
         last_resort.start()
         raise KeyboardInterrupt
 
@@ -139,6 +140,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     finally:
+        last_resort.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
