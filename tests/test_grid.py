@@ -563,6 +563,17 @@ def test_options_that_submitit_does_not_know_go_to_sbatch():
     assert parameters["additional_parameters"] == {"requeue": True, "licenses": "x:1"}
 
 
+def test_without_slurm_nothing_is_sent(stored, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="no Slurm on this machine: there is no srun"):
+        slurm.submit(stored, 2, 1, {})
+    assert slurm.jobs(stored) == []
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="pip install 'promptclip.slurm.'"):
+        slurm.submit(stored, 2, 1, {})
+
+
 # Processes that are killed
 
 
@@ -570,7 +581,7 @@ def start(output, yamls, *more):
     command = grid_case.command(
         *("zsclip,coop", "--datasets", ",".join(yamls), "--root", Path(yamls[0]).parent),
         *("--protocol", "fewshot,base2new", "--shots", "1,2", "--seeds", "1-2"),
-        *("--set", "OPTIM.MAX_EPOCH", 20, "--output", output, "--workers", 2, *more),
+        *("--set", "OPTIM.MAX_EPOCH", 10, "--output", output, "--workers", 2, *more),
     )
     return subprocess.Popen(
         command,
@@ -608,7 +619,7 @@ def test_a_grid_killed_three_times_ends_as_if_nothing_had_happened(yamls, tmp_pa
     assert "48 of 48 runs are done, 0 failed" in said
 
     common = {"root": str(Path(yamls[0]).parent), "seeds": (1, 2), "output": str(whole)}
-    common |= {"overrides": ["OPTIM.MAX_EPOCH", 20], "quiet": True}
+    common |= {"overrides": ["OPTIM.MAX_EPOCH", 10], "quiet": True}
     for yaml in yamls:
         fewshot(["zsclip", "coop"], yaml, shots=(1, 2), **common)
         for shots in (1, 2):

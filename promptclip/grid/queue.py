@@ -169,7 +169,7 @@ class Queue:
         if start is None or self.finished(start["run"]):
             return None
         run = self.runs[start["run"]]
-        failure = Failure(start["run"], worker, how, str(log), tail(log))
+        failure = Failure(start["run"], worker, how, str(log), last_words(log))
         results.failed(run.folder, RuntimeError(how))
         self.fail(failure)
         return failure
@@ -212,6 +212,15 @@ class Queue:
                 f"cannot lock {self._claims.name} ({error}); a grid needs an --output on a file "
                 "system with locks"
             ) from None
+
+
+def last_words(file: Path) -> list[str]:
+    """The end of the log of a process that has died: what Python said of it if it said anything."""
+    lines = tail(file, 100)
+    for number, line in enumerate(lines):
+        if line.startswith("Fatal Python error"):
+            return lines[number : number + 2 * TAIL_LINES]
+    return lines[-TAIL_LINES:]
 
 
 def tail(file: Path, lines: int = TAIL_LINES) -> list[str]:
