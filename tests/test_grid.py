@@ -542,6 +542,8 @@ def test_options_of_slurm():
         "cpus_per_task": "8",
         "mem": "32G",
     }
+    assert slurm.options_of("nodelist=a,b, mem=1G") == {"nodelist": "a,b", "mem": "1G"}
+    assert slurm.options_of(" ") == {}
     for text, message in {
         "gpu": "are KEY=VALUE",
         "nodes=2": "one pool of workers",

@@ -125,9 +125,9 @@ def _of_a_folder(args: argparse.Namespace) -> int:
     reader = status.Reader(folder)
     if args.watch:
         with _live(reader) as tick:
-            while not reader.read().complete:
+            while reader.read().open:
                 tick()
-                time.sleep(0.2)
+                time.sleep(1)
     now = reader.read()
     _console().print(status.shown(now, folder))
     return 1 if now.failed or now.skipped else 0
@@ -227,7 +227,7 @@ def _start(spec: Spec, given: Mapping[str, Any], seats: list[dict[str, str]]) ->
     with traceless(folder) as keep, locked(folder):
         stored = plan.store(spec, folder)
         keep()
-        log.info("%d runs are planned in %s", len(stored.runs), folder)
+        log.info("%d runs in %s", len(stored.runs), folder)
         if given["launcher"] == "slurm" and (jobs := slurm.jobs(folder)):
             log.info("%d jobs are in Slurm's queue already: %s", len(jobs), " ".join(jobs))
             return 0

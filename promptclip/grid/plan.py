@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from promptclip.errors import UserError
 from promptclip.files import content_hash, write_json
 from promptclip.protocols import PLANS, Plan, Run, Settings
 from promptclip.tree import TARGETS, Place
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 PLAN_FILE = "plan.json"
@@ -149,6 +152,7 @@ def store(spec: Spec, folder: Path) -> Stored:
             )
         if _fingerprint(stored.runs) == stored.files:
             return stored
+    log.info("planning %s", folder)
     plan, hashes = make(spec, _output(folder))
     number = {run.folder: index for index, run in enumerate(plan.runs)}
     content = {

@@ -34,6 +34,9 @@ _OURS = {
     "ntasks_per_node": "a job is one pool of workers on one machine",
     "signal": "set signal_delay_s, the seconds that a job has before its end to be queued again",
 }
+# Submitit's own parameters, which are no options of sbatch.
+_NOT_SBATCH = {"setup", "teardown", "srun_args", "use_srun", "additional_parameters",
+               "stderr_to_stdout", "num_gpus"}  # fmt: skip
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})$")
 
 
@@ -108,7 +111,8 @@ def options_of(text: str) -> dict[str, str]:
         UserError: for a word without "=", or an option that is not the user's to set.
     """
     options = {}
-    for word in text.replace(",", " ").split():
+    # A comma may also stand within a value, such as nodelist=a,b.
+    for word in re.split(r"[\s,]+(?=[\w-]+=)|\s+", text.strip()) if text.strip() else ():
         key, equals, value = word.lstrip("-").partition("=")
         key = key.replace("-", "_")
         key = _SPELLINGS.get(key, key)
@@ -124,7 +128,7 @@ def _parameters(options: Mapping[str, str]) -> dict[str, Any]:
     """The same for submitit, with what it has no name for under `additional_parameters`."""
     import submitit
 
-    known = submitit.SlurmExecutor._valid_parameters()
+    known = submitit.SlurmExecutor._valid_parameters() - _NOT_SBATCH
     # A short time is found a place for sooner, and jobs are queued again when it is up.
     ours: dict[str, Any] = {"job_name": "promptclip", "stderr_to_stdout": True, "time": 240}
     # A cluster may have jobs not queued again unless they ask for it.

@@ -50,18 +50,22 @@ class Status:
         return [number for number in range(len(self.places)) if number not in known]
 
     @property
+    def open(self) -> list[int]:
+        """Neither done nor given up."""
+        return [*self.missing, *self.running]
+
+    @property
     def complete(self) -> bool:
         """Whether every run of the plan is done, and nothing was left out of it."""
         return len(self.done) == len(self.places) and not self.skipped
 
     def left(self) -> str:
         """The time that is left, or the work if nobody is at it."""
-        open_ = [*self.missing, *self.running]
-        if not open_:
+        if not self.open:
             return ""
         estimate = Estimate((self.places[n], seconds) for n, seconds in self.seconds.items())
-        seconds, unknown = estimate.total(self.places[number] for number in open_)
-        if unknown == len(open_):
+        seconds, unknown = estimate.total(self.places[number] for number in self.open)
+        if unknown == len(self.open):
             return "no run has finished here yet, so how long it takes cannot be said"
         now = time.time()
         for number, (_, start) in self.running.items():
