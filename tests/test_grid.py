@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import grid_case
 import pytest
+from rich.console import Console
 
 from promptclip import cli, plugins, results, table
-from promptclip.commands.grid import spans
+from promptclip.commands import grid
 from promptclip.config import config_hash
 from promptclip.errors import UserError
 from promptclip.grid import journal, plan, pool, slurm, status, worker
@@ -384,6 +386,15 @@ def test_status_and_time_left(stored, spec, capsys, work):
     assert "4        0       0        0   4" in capsys.readouterr().out
 
 
+def test_a_terminal_gets_bars(stored, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(grid, "_console", lambda: Console(file=out, force_terminal=True))
+    with grid._live(status.Reader(stored)) as tick:
+        tick()
+    assert "━" in out.getvalue()
+    assert "so how long it takes cannot be said" in out.getvalue()
+
+
 def test_who_is_alive_is_seen_from_another_process(stored):
     with journal.Journal(stored, "dead") as dead:
         dead(journal.START, 2)
@@ -443,9 +454,9 @@ def test_estimates_take_what_is_most_alike():
 
 
 def test_numbers_with_spans():
-    assert spans("1-3,8 16") == [1, 2, 3, 8, 16]
+    assert grid.spans("1-3,8 16") == [1, 2, 3, 8, 16]
     with pytest.raises(ValueError, match="invalid literal"):
-        spans("1-x")
+        grid.spans("1-x")
 
 
 def test_a_yaml_file_holds_the_flags_and_flags_go_before_it(spec, yamls, tmp_path, monkeypatch):
@@ -579,11 +590,23 @@ def test_without_slurm_nothing_is_sent(stored, monkeypatch):
 # Processes that are killed
 
 
-def start(output, yamls, *more):
+def start(output, yamls, epochs=10):
+    """The command of a grid of 48 runs, whose plan is made here: that process starts sooner."""
+    root = str(Path(yamls[0]).parent)
+    spec = Spec(
+        methods=("zsclip", "coop"),
+        datasets=tuple(yamls),
+        protocols=("fewshot", "base2new"),
+        shots=(1, 2),
+        seeds=(1, 2),
+        root=root,
+        overrides=("OPTIM.MAX_EPOCH", str(epochs)),
+    )
+    plan.store(spec, plan.folder_of(output, spec.name))
     command = grid_case.command(
-        *("zsclip,coop", "--datasets", ",".join(yamls), "--root", Path(yamls[0]).parent),
+        *("zsclip,coop", "--datasets", ",".join(yamls), "--root", root),
         *("--protocol", "fewshot,base2new", "--shots", "1,2", "--seeds", "1-2"),
-        *("--set", "OPTIM.MAX_EPOCH", 10, "--output", output, "--workers", 2, *more),
+        *("--set", "OPTIM.MAX_EPOCH", epochs, "--output", output, "--workers", 2),
     )
     return subprocess.Popen(
         command,
@@ -673,38 +696,34 @@ protocols.run = run
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_fails_one_run_and_is_replaced(yamls, tmp_path):
+def test_a_worker_that_dies_fails_one_run_and_is_replaced(spec, tmp_path, caplog):
+    spec = replace(spec, methods=("zsclip",), seeds=(1, 2, 3))
+    folder = plan.folder_of(tmp_path, spec.name)
+    plan.store(spec, folder)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
     environment = grid_case.environment(DEADLY=str(tmp_path / "flag"))
     environment["PYTHONPATH"] = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
-    done = subprocess.run(
-        grid_case.command(
-            *("zsclip", "--datasets", yamls[0], "--root", Path(yamls[0]).parent),
-            *("--shots", 1, "--seeds", "1-3", "--output", tmp_path / "output"),
-        ),
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "2 of 3 runs are done, 1 failed" in done.stdout
-    name = "fewshot/one/shots_1/ZeroshotCLIP/tiny/seed1"
-    assert f"failed: {name}: was killed by SIGSEGV" in done.stdout
-    assert "Fatal Python error: Segmentation fault" in done.stdout  # the end of its log
-    assert "was killed by SIGKILL, perhaps for want of memory, and is replaced" in done.stdout
-    (row,) = table.build(tmp_path / "output").rows
-    assert row.cells["shots_1"].problems == {1: "failed"}
+    pool.Pool(folder, [environment, environment]).run()
+    now = status.Reader(folder).read()
+    assert len(now.done) == 2
+    (line, *log) = status.failures(now)
+    name = "fewshot/one/shots_2/ZeroshotCLIP/tiny/seed1"
+    assert line == f"failed: {name}: was killed by SIGSEGV"
+    assert "Fatal Python error: Segmentation fault" in log[1]
+    assert "was killed by SIGKILL, perhaps for want of memory, and is replaced" in caplog.text
+    (row,) = table.build(tmp_path).rows
+    assert row.cells["shots_2"].problems == {1: "failed"}
 
 
 @pytest.mark.slow
 def test_workers_stop_with_their_pool(yamls, tmp_path):
     for how in (signal.SIGINT, signal.SIGKILL):
-        process = start(tmp_path / how.name, yamls, "--set", "OPTIM.MAX_EPOCH", 5000)
-        grids = tmp_path / how.name / "grid"
-        while process.poll() is None and len(list(grids.glob("*/journal/*"))) < 2:
+        process = start(tmp_path, yamls, epochs=5000)
+        (folder,) = (tmp_path / "grid").iterdir()
+        before = len(journal.files(folder))
+        while process.poll() is None and len(journal.files(folder)) < before + 2:
             time.sleep(0.1)
-        (folder,) = grids.iterdir()
         process.send_signal(how)
         process.communicate(timeout=60)
         assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
