@@ -455,8 +455,9 @@ def test_estimates_take_what_is_most_alike():
 
 def test_numbers_with_spans():
     assert grid.spans("1-3,8 16") == [1, 2, 3, 8, 16]
-    with pytest.raises(ValueError, match="invalid literal"):
-        grid.spans("1-x")
+    for text, message in {"1-x": "invalid literal", "3-1": "backwards", "-1": "invalid"}.items():
+        with pytest.raises(ValueError, match=message):
+            grid.spans(text)
 
 
 def test_a_yaml_file_holds_the_flags_and_flags_go_before_it(spec, yamls, tmp_path, monkeypatch):
@@ -486,6 +487,8 @@ def test_what_is_wrong_with_a_command_is_told(tmp_path, yamls, capsys):
         "method: coop": "unknown key method, did you mean methods?",
         "{methods: coop, datasets: emoji, seeds: [1.5]}": "seeds must be whole",
         "{methods: coop, datasets: emoji, per_gpu: 0}": "at least 1 worker is needed",
+        "{methods: coop, datasets: emoji, set: [OPTIM.LR]}": "set must hold KEY: VALUE lines",
+        "{methods: coop, datasets: emoji, launcher: slrum}": "launcher must be one of local, slurm",
     }.items():
         file.write_text(content)
         assert cli.main(["grid", str(file)]) == 2

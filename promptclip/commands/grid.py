@@ -28,6 +28,7 @@ EPILOG = """The same command goes on with what is not finished, and tries again 
 `promptclip grid status [DIR]` shows how it stands, `promptclip grid work DIR` adds workers from
 another terminal or machine. A yaml file holds the flags, without their dashes. See docs/grid.md."""
 
+LAUNCHERS = ("local", "slurm")
 # Of the flags and of a yaml file; what is not given here or there.
 DEFAULTS: dict[str, Any] = {
     "methods": (),
@@ -80,7 +81,7 @@ def add_to(commands: Any) -> None:
          help="processes; with slurm, jobs (default: 1, or --per-gpu on each GPU)")  # fmt: skip
     flag("--gpus", type=names, metavar="G[,G...]", help="such as 0,1")
     flag("--per-gpu", type=int, metavar="N", help="workers that share a GPU (default: 1)")
-    flag("--launcher", choices=("local", "slurm"), help="(default: local)")
+    flag("--launcher", choices=LAUNCHERS, help="(default: local)")
     flag("--slurm", metavar="KEY=VALUE[,...]",
          help="options of sbatch (default: the environment's PROMPTCLIP_SLURM)")  # fmt: skip
     flag("--dry-run", action="store_true", help="say what would be run and how long it takes")
@@ -93,7 +94,10 @@ def spans(text: str) -> list[int]:
     found: list[int] = []
     for word in names(text):
         first, dash, last = word.partition("-")
-        found += range(int(first), int(last) + 1) if dash else [int(word)]
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if not numbers:
+            raise ValueError(f"{word} goes backwards")
+        found += numbers
     return found
 
 
@@ -119,7 +123,8 @@ def _of_a_folder(args: argparse.Namespace) -> int:
     """`grid status` and `grid work`."""
     from promptclip.grid import plan, status
 
-    folder = Path(args.folder) if args.folder else plan.newest(args.output or DEFAULTS["output"])
+    given = args.folder or plan.newest(args.output or DEFAULTS["output"])
+    folder = Path(os.path.abspath(given))
     if args.what == "work":
         return _work(folder, _seats(_given(args)))
     reader = status.Reader(folder)
@@ -145,6 +150,11 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         match = closest(key, list(DEFAULTS))
         hint = f", did you mean {match}?" if match else ""
         raise UserError(f"{args.what}: unknown key {key}{hint}; there are {', '.join(DEFAULTS)}")
+    for key in ("set", "slurm"):
+        if not isinstance(content.get(key, {}), Mapping):
+            raise UserError(f"{args.what}: {key} must hold KEY: VALUE lines, got {content[key]!r}")
+    if content.get("launcher", "local") not in LAUNCHERS:
+        raise UserError(f"{args.what}: launcher must be one of {', '.join(LAUNCHERS)}")
     return DEFAULTS | content | flags
 
 
@@ -222,7 +232,10 @@ def _start(spec: Spec, given: Mapping[str, Any], seats: list[dict[str, str]]) ->
     from promptclip.lock import locked
     from promptclip.run import traceless
 
-    options = slurm.options_of(given["slurm"] or os.environ.get(slurm.ENVIRONMENT, ""))
+    options = given["slurm"] or os.environ.get(slurm.ENVIRONMENT, "")
+    if not isinstance(options, str):  # of a yaml file
+        options = " ".join(f"{key}={value}" for key, value in options.items())
+    options = slurm.options_of(options)
     folder = plan.folder_of(given["output"], given["name"] or spec.name)
     with traceless(folder) as keep, locked(folder):
         stored = plan.store(spec, folder)

@@ -165,6 +165,7 @@ def store(spec: Spec, folder: Path) -> Stored:
                 "place": dataclasses.asdict(run.place),
                 "dataset_file": run.dataset_file,
                 "config_file": run.config_file,
+                "overrides": run.overrides,
                 "model": run.model and number[run.model.folder],
                 "config_hash": hash,
             }
@@ -190,12 +191,12 @@ def load(folder: Path) -> Stored:
     if content["schema"] != SCHEMA:
         raise UserError(f"{folder / PLAN_FILE} is of another version of promptclip; delete it")
     asked, output = content["asked"], str(_output(folder))
-    overrides = tuple(map(_hashable, asked["overrides"]))
     runs: list[Run] = []
     for record in content["runs"]:
         model = None if record["model"] is None else runs[record["model"]]
         place = Place(**record["place"])
         files = record["dataset_file"], record["config_file"]
+        overrides = _hashable(record["overrides"])
         runs.append(Run(place, *files, asked["root"], output, overrides, model))
     hashes = [record["config_hash"] for record in content["runs"]]
     return Stored(asked, runs, hashes, content["skipped"], content["files"])

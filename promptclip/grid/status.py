@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from promptclip.grid import journal
 from promptclip.grid.estimate import Estimate, told
 from promptclip.grid.queue import MAX_FAILURES, Failure, Queue
-from promptclip.tree import Place
+from promptclip.tree import HALVES, Place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -175,8 +175,8 @@ def _bars(status: Status) -> RenderableType:
     groups: dict[str, list[int]] = {}
     for number, place in enumerate(status.places):
         name = f"{place.protocol} {place.dataset}"
-        if place.source:
-            name += f" to {place.target}"
+        if place.target and place.target not in HALVES:
+            name += f", {place.target}"
         groups.setdefault(name, []).append(number)
     if len(groups) > 1:
         groups["all"] = list(range(len(status.places)))
