@@ -1,20 +1,22 @@
-"""Experiments of many runs, in one process.
+"""Experiments of many runs: what there is to run, and running it in one process.
 
 Base-to-new, few-shot, cross-dataset, domain generalisation and class imbalance plan their runs
-differently and have everything else in common. Finished runs are not repeated. A failing run does
-not keep the others from running, and is shown as failed in the table that comes last. A model is
-trained once, however many tests it is for, and a test of it elsewhere has the configuration of its
-training but for the data.
+differently (`PLANS`) and have everything else in common. Here one process carries them out, in
+`promptclip.grid` many do. Finished runs are not repeated. A failing run does not keep the others
+from running, and is shown as failed in the table that comes last. A model is trained once, however
+many tests it is for, and a test of it elsewhere has the configuration of its training but for
+the data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ OWN_KEYS = {
 }
 _ALSO_OWN = {"imbalance": {"DATASET.IMBALANCE"}}
 PARTS = ("train", "test")  # of base-to-new
+SHOTS = (16,)  # by default
+FEWSHOT_SHOTS = (1, 2, 4, 8, 16)
+RATIOS = (1.0, 0.25, 0.06)
 _BOUND = "what it learns cannot be used for other classes"
 
 
@@ -67,15 +72,63 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration, and the training whose model it tests if it is not trained."""
+    """A training or a test, told by what its configuration is built from.
+
+    So it can be written down and carried out by another process.
+
+    Attributes:
+        place: what is run, and where below `output`.
+        dataset_file: the yaml of the data that the result is measured on.
+        config_file: the method's yaml.
+        root: as in `Settings`, like `output`.
+        overrides: KEY VALUE KEY VALUE ... of the data set, the protocol and the user.
+        model: the training whose model this tests; None for a run that trains its own.
+    """
 
     place: Place
-    cfg: CfgNode
+    dataset_file: str
+    config_file: str
+    root: str = ""
+    output: str = "output"
+    overrides: tuple[object, ...] = ()
     model: Run | None = None
 
     def __str__(self) -> str:
         """Such as "CoOp, seed 1, base classes"."""
         return str(self.place)
+
+    @property
+    def folder(self) -> Path:
+        """Where the result is written."""
+        return Path(self.output, self.place.path)
+
+    @functools.cached_property
+    def cfg(self) -> CfgNode:
+        """The configuration; of a test elsewhere as that of its training but for the data.
+
+        Raises:
+            UserError: for unusable input.
+        """
+        place = self.place
+        own = build_cfg(
+            place.method,
+            self.dataset_file,
+            self.config_file,
+            root=self.root,
+            seed=place.seed,
+            output_dir=str(self.folder),
+            overrides=[
+                *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
+                *self.overrides,
+            ],
+        )
+        if self.model is None:
+            return own
+        cfg = self.model.cfg.clone()
+        cfg.defrost()
+        cfg.DATASET, cfg.OUTPUT_DIR = own.DATASET, own.OUTPUT_DIR
+        cfg.freeze()
+        return cfg
 
     @property
     def how(self) -> dict[str, Any]:
@@ -92,13 +145,18 @@ class Run:
 
     def __call__(self) -> dict[str, Any]:
         """The result; see `promptclip.run.run`."""
-        if self.model and results.read(Path(self.model.cfg.OUTPUT_DIR)) is None:
+        if self.model and results.read(self.model.folder) is None:
             trained = self.model.place
             raise UserError(
-                f"no finished training in {self.model.cfg.OUTPUT_DIR}; "
+                f"no finished training in {self.model.folder}; "
                 f"train on {trained.target or trained.dataset} first"
             )
         return run(self.cfg, **self.how)
+
+    def failed(self, error: BaseException) -> None:
+        """Leave a record for the table of what failed before it could leave one itself."""
+        if not Path(self.folder, RUN_FILE).exists():
+            results.failed(self.folder, error)
 
     def plan(self) -> str:
         """What there is to do, for which data, in what state it is, and where."""
@@ -109,6 +167,23 @@ class Run:
             f"{'train and test' if trains else 'test only'}, {place.classes} classes, "
             f"{state(self.cfg, **self.how)}, {self.cfg.OUTPUT_DIR}"
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a protocol will run.
+
+    Attributes:
+        runs: in this order; a training comes before its tests.
+        skipped: a line for each part of what was asked for that cannot be run.
+        notes: lines about what does not apply.
+        dataset: that all are trained on, by its name in the output tree; empty if several are.
+    """
+
+    runs: Sequence[Run]
+    skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    dataset: str = ""
 
 
 def base2new(
@@ -136,34 +211,26 @@ def base2new(
     Raises:
         UserError: for unusable input, before anything is run.
     """
-    planner = _Planner("base2new", methods, dataset, [shots], Settings(**settings))
-    planned = []
-    for one in planner:
-        runs = {"train": planner.training(*one, "base")}
-        if _transfers(one[0]):
-            runs["test"] = planner.test(runs["train"], "new", planner.data)
-        planned += [runs[part] for part in parts if part in runs]
-    for method in planner.methods:
-        if not _transfers(method):
-            log.info("%s: no test on new classes, %s", method, _BOUND)
+    given = Settings(**settings)
+    plan = plan_base2new(methods, dataset, given, shots=[shots], parts=parts)
     # The table of one half finds the other; those of other data sets are not asked for.
-    return planner.carry_out(planned, HALVES["base"], planner.dataset, f"shots_{shots}")
+    return _carry_out(plan, given, "base2new", HALVES["base"], plan.dataset, f"shots_{shots}")
 
 
 def fewshot(
     methods: Sequence[str],
     dataset: str,
     *,
-    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    shots: Sequence[int] = FEWSHOT_SHOTS,
     **settings: Any,
 ) -> int:
     """Train and test on all classes with several numbers of training pictures, print the table.
 
     Arguments, result and errors as of `base2new`, but for `shots`: one or more numbers.
     """
-    planner = _Planner("fewshot", methods, dataset, shots, Settings(**settings))
-    planned = [planner.training(*one) for one in planner]
-    return planner.carry_out(planned, planner.dataset)
+    given = Settings(**settings)
+    plan = plan_fewshot(methods, dataset, given, shots=shots)
+    return _carry_out(plan, given, "fewshot", plan.dataset)
 
 
 def xd(methods: Sequence[str], source: str, **kwargs: Any) -> int:
@@ -190,7 +257,7 @@ def imbalance(
     dataset: str,
     *,
     shots: int = 16,
-    ratios: Sequence[float] = (1, 0.25, 0.06),
+    ratios: Sequence[float] = RATIOS,
     **settings: Any,
 ) -> int:
     """Train and test on all classes with training pictures that get rarer from class to class.
@@ -200,15 +267,9 @@ def imbalance(
     Arguments, result and errors as of `base2new`, without `parts`, and with `ratios`: of the
     rarest class's training pictures to the most frequent one's, see `promptclip.imbalance`.
     """
-    planner = _Planner("imbalance", methods, dataset, [shots], Settings(**settings))
-    ratios = list(dict.fromkeys(ratios))
-    if not any(ratio < 1 for ratio in ratios):
-        raise UserError(
-            f"expected a ratio below 1, got {' '.join(map(str, ratios)) or 'none'}; without one "
-            "this is few-shot training: promptclip fewshot"
-        )
-    planned = [planner.training(*one, ratio=ratio) for one in planner for ratio in ratios]
-    return planner.carry_out(planned, planner.dataset)
+    given = Settings(**settings)
+    plan = plan_imbalance(methods, dataset, given, shots=[shots], ratios=ratios)
+    return _carry_out(plan, given, "imbalance", plan.dataset)
 
 
 def _transfer(
@@ -220,17 +281,85 @@ def _transfer(
     targets: Sequence[str] = (),
     **settings: Any,
 ) -> int:
+    given = Settings(**settings)
+    plan = PLANS[protocol](methods, source, given, shots=[shots], targets=targets)
+    return _carry_out(plan, given, protocol, plan.dataset)
+
+
+def plan_base2new(
+    methods: Sequence[str],
+    dataset: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int] = SHOTS,
+    parts: Sequence[str] = PARTS,
+) -> Plan:
+    """The runs of `base2new`, with one or more numbers of shots."""
+    planner = _Planner("base2new", methods, dataset, shots, settings)
+    planned = []
+    for one in planner:
+        runs = {"train": planner.training(*one, "base")}
+        if _transfers(one[0]):
+            runs["test"] = planner.test(runs["train"], "new", planner.data)
+        planned += [runs[part] for part in parts if part in runs]
+    bound = [method for method in planner.methods if not _transfers(method)]
+    notes = [f"{method}: no test on new classes, {_BOUND}" for method in bound]
+    return Plan(planned, notes=notes, dataset=planner.data.name)
+
+
+def plan_fewshot(
+    methods: Sequence[str],
+    dataset: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int] = FEWSHOT_SHOTS,
+) -> Plan:
+    """The runs of `fewshot`."""
+    planner = _Planner("fewshot", methods, dataset, shots, settings)
+    return Plan([planner.training(*one) for one in planner], dataset=planner.data.name)
+
+
+def plan_imbalance(
+    methods: Sequence[str],
+    dataset: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int] = SHOTS,
+    ratios: Sequence[float] = RATIOS,
+) -> Plan:
+    """The runs of `imbalance`, with one or more numbers of shots."""
+    planner = _Planner("imbalance", methods, dataset, shots, settings)
+    ratios = list(dict.fromkeys(ratios))
+    if not any(ratio < 1 for ratio in ratios):
+        raise UserError(
+            f"expected a ratio below 1, got {' '.join(map(str, ratios)) or 'none'}; without one "
+            "this is few-shot training: promptclip fewshot"
+        )
+    planned = [planner.training(*one, ratio=ratio) for one in planner for ratio in ratios]
+    return Plan(planned, dataset=planner.data.name)
+
+
+def _plan_transfer(
+    protocol: str,
+    methods: Sequence[str],
+    source: str,
+    settings: Settings,
+    *,
+    shots: Sequence[int] = SHOTS,
+    targets: Sequence[str] = (),
+) -> Plan:
     """The model of a few-shot run on other data; the run is shared by all protocols."""
-    planner = _Planner(protocol, methods, source, [shots], Settings(**settings))
-    targets = targets or TARGETS[protocol].get(planner.dataset, ())
+    planner = _Planner(protocol, methods, source, shots, settings)
+    name = planner.data.name
+    targets = targets or TARGETS[protocol].get(name, ())
     if not targets:
         known = ", ".join(TARGETS[protocol])
-        raise UserError(f"{planner.dataset} has no usual targets ({known} have); give --targets")
-    found = [data_sets.find(name) for name in targets]
-    names = [planner.dataset, *(target.name for target in found)]
-    if names[0] in names[1:]:
-        raise UserError(f"{planner.dataset} is the source and cannot be a target as well")
-    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{name} has no usual targets ({known} have); give --targets")
+    found = [data_sets.find(target) for target in targets]
+    names = [target.name for target in found]
+    if name in names:
+        raise UserError(f"{name} is the source and cannot be a target as well")
+    if twice := [one for one in names if names.count(one) > 1]:
         raise UserError(f"two targets are called {twice[0]}; their results would lie in one place")
     bound = [m for m in planner.methods if protocol == "xd" and not _transfers(m)]
     planned = []
@@ -240,7 +369,18 @@ def _transfer(
             tests = (planner.test(trained, target.name, target) for target in found)
             planned += [trained, *tests]
     skipped = [f"{method}: not run, {_BOUND}" for method in bound]
-    return planner.carry_out(planned, planner.dataset, skipped=skipped)
+    return Plan(planned, skipped, dataset=name)
+
+
+# What each protocol would run: (methods, data set, settings, shots=..., ...) -> Plan, with
+# `UserError` for unusable input.
+PLANS: dict[str, Callable[..., Plan]] = {
+    "base2new": plan_base2new,
+    "fewshot": plan_fewshot,
+    "xd": functools.partial(_plan_transfer, "xd"),
+    "dg": functools.partial(_plan_transfer, "dg"),
+    "imbalance": plan_imbalance,
+}
 
 
 class _Planner:
@@ -268,7 +408,6 @@ class _Planner:
             )
         self.protocol, self.shots, self.settings = protocol, shots, settings
         self.data = data_sets.find(dataset)
-        self.dataset = self.data.name
         self.methods = {}  # name -> its yaml
         for method in map(plugins.trainer_name, methods):
             name = settings.cfg_name or build_cfg(method, self.data.file, "").DATASET.CFG
@@ -277,70 +416,61 @@ class _Planner:
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
         return itertools.product(self.methods, self.shots, self.settings.seeds)
 
-    def cfg(self, place: Place, data: DataSet, *own: object) -> CfgNode:
-        """The configuration of a run on a data set; `own` are more KEY VALUE of the protocol."""
-        return build_cfg(
-            place.method,
-            data.file,
-            self.methods[place.method],
-            root=self.settings.root,
-            seed=place.seed,
-            output_dir=str(Path(self.settings.output, place.path)),
-            overrides=[
-                *data.overrides,
-                *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
-                *own,
-                *self.settings.overrides,
-            ],
-        )
-
     def training(
-        self, method: str, shots: int, seed: int, half: str = "", ratio: float | None = None
+        self, method: str, shots: int, seed: int, half: str = "", ratio: float = 1.0
     ) -> Run:
         """Train and test on all classes, on half of them, or on all with a ratio of imbalance."""
+        stem, own = self.methods[method].stem, tuple[object, ...]()
         protocol = "base2new" if half else "fewshot"
-        stem = self.methods[method].stem
-        place = Place(protocol, self.dataset, shots, method, stem, seed, half)
-        if ratio is None:
-            return Run(place, self.cfg(place, self.data))
+        place = Place(protocol, self.data.name, shots, method, stem, seed, half)
         if ratio != 1:
+            own = "DATASET.IMBALANCE", float(ratio)
             place = replace(place, protocol="imbalance", target=f"ratio_{float(ratio)}")
-        return Run(place, self.cfg(place, self.data, "DATASET.IMBALANCE", ratio))
+        return self._run(place, self.data, own)
 
     def test(self, trained: Run, target: str, data: DataSet) -> Run:
-        """Test on other data what was trained, configured as it was but for the data."""
+        """Test on other data what was trained."""
         place = replace(trained.place, protocol=self.protocol, target=target)
-        elsewhere = self.cfg(place, data)
-        cfg = trained.cfg.clone()
-        cfg.defrost()
-        cfg.DATASET, cfg.OUTPUT_DIR = elsewhere.DATASET, elsewhere.OUTPUT_DIR
-        cfg.freeze()
-        return Run(place, cfg, trained)
+        return replace(self._run(place, data), model=trained)
 
-    def carry_out(self, planned: Sequence[Run], *below: str, skipped: Sequence[str] = ()) -> int:
-        """Run everything and print the table of the folder `below` that of the protocol.
+    def _run(self, place: Place, data: DataSet, own: tuple[object, ...] = ()) -> Run:
+        """A run with KEY VALUE pairs of the protocol's `own`."""
+        settings = self.settings
+        return Run(
+            place,
+            str(data.file),
+            str(self.methods[place.method]),
+            settings.root,
+            settings.output,
+            (*data.overrides, *own, *settings.overrides),
+        )
 
-        Args:
-            planned: in this order.
-            below: names of folders.
-            skipped: lines about what could not be planned.
 
-        Returns:
-            The exit status.
-        """
-        if not planned and skipped:
-            raise UserError("; ".join(skipped))
-        if self.settings.dry_run:
-            for number, one in enumerate(planned, 1):
-                log.info("[%d/%d] %s", number, len(planned), one.plan())
-            failed = list(skipped)
-        else:
-            failed = [*skipped, *_run_all(planned, self.settings.quiet)]
-            folder = Path(self.settings.output, self.protocol, *below)
-            log.info("%s", table.render(table.build(folder)))
-        for line in failed:
-            log.error("failed: %s", line)
-        return 1 if failed else 0
+def _carry_out(plan: Plan, settings: Settings, *folder: str) -> int:
+    """Run everything and print the table of a folder of the output tree.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: for unusable input, before anything is run.
+    """
+    for note in plan.notes:
+        log.info("%s", note)
+    if not plan.runs and plan.skipped:
+        raise UserError("; ".join(plan.skipped))
+    for one in plan.runs:
+        one.cfg  # noqa: B018  a wrong key is found now
+    if settings.dry_run:
+        for number, one in enumerate(plan.runs, 1):
+            log.info("[%d/%d] %s", number, len(plan.runs), one.plan())
+        failed = list(plan.skipped)
+    else:
+        failed = [*plan.skipped, *_run_all(plan.runs, settings.quiet)]
+        log.info("%s", table.render(table.build(Path(settings.output, *folder))))
+    for line in failed:
+        log.error("failed: %s", line)
+    return 1 if failed else 0
 
 
 def _transfers(method: str) -> bool:
@@ -363,9 +493,9 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
     for number, one in enumerate(planned, 1):
         label = f"[{number}/{len(planned)}] {one}"
         start = time.perf_counter()
-        finished = results.read(Path(one.cfg.OUTPUT_DIR)) is not None
+        finished = results.read(one.folder) is not None
         try:
-            with _silence(quiet or finished):
+            with silence(quiet or finished):
                 result = one()
         except Exception as error:
             if number == 1 and isinstance(error, UserError):
@@ -373,9 +503,7 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
             unexpected = not isinstance(error, UserError)
             log.error("%s: failed: %s", label, error, exc_info=unexpected)
             failed.append(f"{one}: {error}")
-            # What fails before it starts leaves no trace of its own, but must show in the table.
-            if not Path(one.cfg.OUTPUT_DIR, RUN_FILE).exists():
-                results.failed(one.cfg.OUTPUT_DIR, error)
+            one.failed(error)
             continue
         if not finished:
             metrics = result["metrics"]
@@ -385,6 +513,7 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def _silence(quiet: bool) -> Iterator[None]:
+def silence(quiet: bool = True) -> Iterator[None]:
+    """Nothing on the console; a run's messages are in its log.txt all the same."""
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         yield

@@ -77,7 +77,7 @@ def _run(
     """
     folder = Path(cfg.OUTPUT_DIR)
     purpose = _purpose(cfg, **how)
-    with _traceless(folder) as keep, locked(folder):
+    with traceless(folder) as keep, locked(folder):
         _refuse_other_run(folder, purpose)
         done = results.read(folder)
         if done is not None:
@@ -261,7 +261,7 @@ def _conflict(folder: Path, purpose: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _traceless(folder: Path) -> Iterator[Callable[[], None]]:
+def traceless(folder: Path) -> Iterator[Callable[[], None]]:
     """Take back the folders and files made inside, unless what this yields is called."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     kept = False

@@ -1,0 +1,86 @@
+"""What each worker does, as lines that are only ever added.
+
+A worker has a file of its own, so that no two machines write to the same one, and holds it locked,
+so that anybody can see whether it is alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from promptclip.errors import UserError
+from promptclip.lock import try_lock
+
+JOURNAL = "journal"  # the folder
+Event: TypeAlias = dict[str, Any]
+
+# Events of a run. "start" is followed by one of the others, or by nothing if the process died.
+START, DONE, FAILED, STOPPED, BUSY = "start", "done", "failed", "stopped", "busy"
+
+
+class Journal:
+    """The journal of this process, which counts as alive until it leaves the `with` block.
+
+    Args:
+        folder: of the grid.
+        worker: a name that no other worker has had.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        file = path(folder, worker)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file.open("a", encoding="utf-8")
+        for _ in range(100):
+            if try_lock(self._file):
+                return
+            time.sleep(0.01)  # somebody is looking whether we are alive
+        self._file.close()
+        raise UserError(f"{file} is another worker's")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __call__(self, event: str, run: int, **more: Any) -> None:
+        """Add a line about a run."""
+        line = json.dumps({"time": time.time(), "event": event, "run": run, **more})
+        self._file.write(line + "\n")
+        self._file.flush()
+
+
+def path(folder: Path, worker: str) -> Path:
+    """The file of a worker's journal."""
+    return folder / JOURNAL / f"{worker}.jsonl"
+
+
+def events(file: Path) -> list[Event]:
+    """What a worker has written; a line that was cut off by its death is left out."""
+    found: list[Event] = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def unfinished(found: Sequence[Event]) -> Event | None:
+    """The start of the run that a worker is at, or was at when it died."""
+    return found[-1] if found and found[-1]["event"] == START else None
+
+
+def files(folder: Path) -> list[Path]:
+    """The journals of all workers that a grid has had."""
+    return sorted((folder / JOURNAL).glob("*.jsonl"))
+
+
+def alive(file: Path) -> bool:
+    """Whether the worker of a journal still runs, here or on another machine."""
+    with file.open("r+b") as opened:
+        return not try_lock(opened)

@@ -1,0 +1,235 @@
+"""Which run a worker takes next.
+
+A run is finished if its folder holds a whole result of the planned configuration. It is claimed by
+a lock on its byte of one file, which the system releases when the worker dies. Failures are files;
+a run that has failed `MAX_FAILURES` times is not taken again until the grid is started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from promptclip import results
+from promptclip.errors import UserError
+from promptclip.files import write_json
+from promptclip.grid import journal, plan
+from promptclip.lock import try_lock, unlock
+from promptclip.protocols import Run
+
+MAX_FAILURES = 2
+TAIL_LINES = 12
+CLAIMS = "claims"
+FAILURES = "failures"
+LOGS = "logs"
+_LOOK_AGAIN = 5.0  # seconds, at a run that something outside the grid is at
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt at a run that did not end with a result.
+
+    Attributes:
+        run: its number in the plan.
+        worker: who tried.
+        error: in a line.
+        log: the file that says more; "" if there is none.
+        tail: its last lines.
+    """
+
+    run: int
+    worker: str
+    error: str
+    log: str = ""
+    tail: Sequence[str] = ()
+
+
+class Queue:
+    """The runs of a grid, for one process.
+
+    What is left in the block of a `with` statement is no longer claimed. A process that takes runs
+    must have one queue only: closing the file of the claims anywhere in it releases them all.
+
+    Args:
+        folder: of a stored plan.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        stored = plan.load(folder)
+        self.folder, self.runs, self.hashes = folder, stored.runs, stored.hashes
+        self.skipped = stored.skipped
+        self._claims: IO[bytes] | None = None
+        self._finished = {
+            event["run"]
+            for file in journal.files(folder)
+            for event in journal.events(file)
+            if event["event"] == journal.DONE and self._still(event["run"], event["hash"])
+        }
+        self._open = list(range(len(self.runs)))  # not known to be finished
+        self._numbers = {run.place: number for number, run in enumerate(self.runs)}
+        self._elsewhere: dict[int, float] = {}  # held by something outside the grid, until when
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._claims:
+            self._claims.close()
+            self._claims = None
+
+    def take(self) -> int | None:
+        """Claim a run that can be started now, the untried ones first.
+
+        Returns:
+            Its number, to be given back with `release`; None if there is none at the moment.
+
+        Raises:
+            UserError: on a file system without locks.
+        """
+        failed = self._failed()
+        for number in sorted(self._unknown(), key=failed.__getitem__):
+            if failed[number] >= MAX_FAILURES or self._elsewhere.get(number, 0) > time.monotonic():
+                continue
+            if not self._ready(number, failed) or not self._claim(number):
+                continue
+            # Somebody may have finished it, or failed, between our look and our claim.
+            if not self.finished(number) and self._failed()[number] < MAX_FAILURES:
+                return number
+            self.release(number)
+        return None
+
+    def release(self, number: int) -> None:
+        """Give up the claim on a run."""
+        if self._claims:
+            unlock(self._claims, start=number, length=1)
+
+    def held_elsewhere(self, number: int) -> None:
+        """Leave a run alone for a while: another command is at it."""
+        self._elsewhere[number] = time.monotonic() + _LOOK_AGAIN
+
+    def fresh(self, number: int) -> Run:
+        """A run for use: what is built for it is not kept with the plan."""
+        run = self.runs[number]
+        return replace(run, model=run.model and replace(run.model))
+
+    def finished(self, number: int) -> bool:
+        """Whether a run has a whole result of the planned configuration."""
+        if number not in self._finished:
+            folder = self.runs[number].folder
+            result = results.read(folder)
+            if result is not None and result["config_hash"] == self.hashes[number]:
+                self._finished.add(number)
+        return number in self._finished
+
+    def waiting(self) -> bool:
+        """Whether runs may come up that nobody is at now: tests, or what others outside hold."""
+        failed, now = self._failed(), time.monotonic()
+        return any(
+            failed[number] < MAX_FAILURES
+            and (self._elsewhere.get(number, 0) > now or not self._ready(number, failed))
+            for number in self._unknown()
+        )
+
+    def left(self) -> int:
+        """The number of runs that are neither finished nor given up."""
+        failed = self._failed()
+        return sum(
+            failed[number] < MAX_FAILURES and not self.finished(number)
+            for number in list(self._unknown())
+        )
+
+    def fail(self, failure: Failure) -> None:
+        """Write down a failure."""
+        name = f"{failure.run:05d}-{failure.worker}-{time.time_ns()}.json"
+        write_json(asdict(failure), self.folder / FAILURES / name)
+
+    def failures(self) -> list[Failure]:
+        """All failures since the grid was last started, those of a run in order of time."""
+        found = []
+        for file in sorted((self.folder / FAILURES).glob("*.json")):
+            with contextlib.suppress(FileNotFoundError):  # just forgiven
+                found.append(Failure(**json.loads(file.read_text(encoding="utf-8"))))
+        return found
+
+    def forgive(self) -> None:
+        """Forget failures, so that what has failed is tried again."""
+        for file in (self.folder / FAILURES).glob("*.json"):
+            file.unlink(missing_ok=True)
+
+    def died(self, worker: str, how: str, log: Path) -> Failure | None:
+        """Write down that a worker died in the middle of a run; None if it was at none."""
+        start = journal.unfinished(journal.events(journal.path(self.folder, worker)))
+        if start is None or self.finished(start["run"]):
+            return None
+        run = self.runs[start["run"]]
+        failure = Failure(start["run"], worker, how, str(log), last_words(log))
+        results.failed(run.folder, RuntimeError(how))
+        self.fail(failure)
+        return failure
+
+    def _still(self, number: int, hash: str) -> bool:
+        """Whether the result of a run that was done is there, and of the present plan.
+
+        To look for a file is faster by far than to read thousands of results.
+        """
+        return (
+            number < len(self.runs)
+            and self.hashes[number] == hash
+            and (self.runs[number].folder / results.RESULT_FILE).is_file()
+        )
+
+    def _ready(self, number: int, failed: Counter[int]) -> bool:
+        """Whether a run has what it needs; one whose training was given up fails with reason."""
+        model = self.runs[number].model
+        if model is None:
+            return True
+        trained = self._numbers[model.place]
+        return self.finished(trained) or failed[trained] >= MAX_FAILURES
+
+    def _unknown(self) -> Iterator[int]:
+        """Runs that are not known to be finished."""
+        self._open = [number for number in self._open if number not in self._finished]
+        return iter(self._open)
+
+    def _failed(self) -> Counter[int]:
+        """How often each run has failed."""
+        names = (file.name for file in (self.folder / FAILURES).glob("*.json"))
+        return Counter(int(name.partition("-")[0]) for name in names)
+
+    def _claim(self, number: int) -> bool:
+        self._claims = self._claims or (self.folder / CLAIMS).open("a+b")
+        try:
+            return try_lock(self._claims, start=number, length=1)
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {self._claims.name} ({error}); a grid needs an --output on a file "
+                "system with locks"
+            ) from None
+
+
+def last_words(file: Path) -> list[str]:
+    """The end of the log of a process that has died: what Python said of it if it said anything."""
+    lines = tail(file, 100)
+    for number, line in enumerate(lines):
+        if line.startswith("Fatal Python error"):
+            return lines[number : number + 2 * TAIL_LINES]
+    return lines[-TAIL_LINES:]
+
+
+def tail(file: Path, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines of a log that say something; none if there is no such file."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - 16_384))
+            text = opened.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    said = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return list(itertools.islice(said, max(0, len(said) - lines), None))

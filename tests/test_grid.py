@@ -1,0 +1,746 @@
+"""Grids: what is planned, who takes what, what is left after a crash, and how it is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import grid_case
+import pytest
+from rich.console import Console
+
+from promptclip import cli, plugins, results, table
+from promptclip.commands import grid
+from promptclip.config import config_hash
+from promptclip.errors import UserError
+from promptclip.grid import journal, plan, pool, slurm, status, worker
+from promptclip.grid.estimate import Estimate, told
+from promptclip.grid.plan import Spec
+from promptclip.grid.queue import MAX_FAILURES, Failure, Queue
+from promptclip.protocols import PLANS, Settings, base2new, fewshot
+from promptclip.tree import Place
+
+
+@pytest.fixture(scope="module")
+def yamls(tmp_path_factory):
+    return grid_case.make(tmp_path_factory.mktemp("grid_data"))
+
+
+@pytest.fixture
+def spec(yamls):
+    return Spec(
+        methods=("zsclip", "coop"),
+        datasets=(yamls[0],),
+        shots=(2,),
+        seeds=(1, 2),
+        root=str(Path(yamls[0]).parent),
+        overrides=("OPTIM.MAX_EPOCH", 2),
+    )
+
+
+@pytest.fixture
+def stored(spec, tmp_path):
+    """The folder of a stored plan of four runs."""
+    folder = plan.folder_of(tmp_path / "output", spec.name)
+    plan.store(spec, folder)
+    return folder
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Works as one process of a pool would, and then another in its place, until none is needed."""
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+
+    def work(folder, name="w"):
+        for number in range(1, 20):
+            end = worker.work(folder, f"{name}{number}")
+            if end != worker.WORN_OUT:
+                return end
+        raise AssertionError("does not come to an end")
+
+    return work
+
+
+def events(folder, *kinds):
+    found = [event for file in journal.files(folder) for event in journal.events(file)]
+    return [event for event in found if not kinds or event["event"] in kinds]
+
+
+# What is planned
+
+
+def test_a_plan_is_what_the_protocols_would_run_each_run_once(spec, yamls, tmp_path):
+    spec = replace(spec, protocols=("fewshot", "base2new", "xd"), targets=tuple(yamls))
+    planned, hashes = plan.make(spec, tmp_path)
+    settings = Settings(spec.root, spec.seeds, "", str(tmp_path), spec.overrides)
+    alone = [
+        run
+        for protocol, more in {"fewshot": {}, "base2new": {}, "xd": {"targets": yamls[1:]}}.items()
+        for run in PLANS[protocol](spec.methods, yamls[0], settings, shots=[2], **more).runs
+    ]
+    assert [run.folder for run in planned.runs] == list(dict.fromkeys(r.folder for r in alone))
+    assert len(planned.runs) == 16
+    assert len(alone) == 20  # the trainings of xd are those of fewshot
+    assert hashes == [config_hash(run.cfg) for run in planned.runs]
+    for run in planned.runs:
+        assert run.model is None or any(run.model is one for one in planned.runs)
+
+
+def test_a_stored_plan_is_read_back_and_made_once(spec, tmp_path, monkeypatch):
+    overrides = ("TRAINER.REGULARIZERS", ("npt",))
+    spec = replace(spec, protocols=("base2new",), methods=("coop",), overrides=overrides)
+    folder = plan.folder_of(tmp_path, spec.name)
+    made, hashes = plan.make(spec, tmp_path)
+    first = plan.store(spec, folder)
+    assert first.runs == made.runs
+    assert first.hashes == hashes
+    monkeypatch.setattr(plan, "make", lambda *_: pytest.fail("planned twice"))
+    assert plan.store(spec, folder) == first
+
+
+def test_a_plan_follows_its_configuration_files(spec, yamls, tmp_path):
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_text(Path(yamls[0]).read_text())
+    spec = replace(spec, datasets=(str(yaml),))
+    folder = plan.folder_of(tmp_path, "named")
+    before = plan.store(spec, folder).hashes
+    yaml.write_text(yaml.read_text().replace("[32, 32]", "[16, 16]"))
+    after = plan.store(spec, folder).hashes
+    assert len({*before, *after}) == 8
+    with pytest.raises(UserError, match="named holds a grid with other seeds; give another --name"):
+        plan.store(replace(spec, seeds=(1,)), folder)
+
+
+def test_all_data_sets_are_those_to_train_on():
+    names = list(plan._datasets(["all"]))
+    assert {"imagenet", "emoji", "emoji_people", "dtd"} <= set(names)
+    assert not {"imagenet_a", "imagenetv2", "emoji_line", "emoji_openmoji"} & set(names)
+
+
+def test_what_cannot_be_planned_is_told(spec, yamls, tmp_path):
+    with pytest.raises(UserError, match="no protocol fewshots; there are base2new, fewshot"):
+        replace(spec, protocols=("fewshots",))
+    with pytest.raises(UserError, match="a grid needs datasets"):
+        replace(spec, datasets=())
+    with pytest.raises(UserError, match="unknown key OPTIM.LT"):
+        plan.make(replace(spec, overrides=("OPTIM.LT", 1)), tmp_path)
+    both = replace(spec, protocols=("fewshot", "dg"))
+    planned, _ = plan.make(both, tmp_path)
+    assert planned.notes == ["dg: one has no usual targets and is left out"]
+    with pytest.raises(UserError, match="one has no usual targets"):
+        plan.make(replace(spec, protocols=("dg",)), tmp_path)
+    with pytest.raises(UserError, match="holds no grid"):
+        plan.load(tmp_path)
+
+
+def test_what_a_method_cannot_do_is_counted_as_failed(spec, yamls, tmp_path, monkeypatch, work):
+    monkeypatch.setattr(plugins.methods()["CoOp"].Model, "transfers", False)
+    spec = replace(spec, protocols=("xd",), targets=(yamls[1],), seeds=(1,))
+    folder = plan.folder_of(tmp_path, spec.name)
+    assert plan.store(spec, folder).skipped == [
+        f"xd, {yamls[0]}: CoOp: not run, what it learns cannot be used for other classes"
+    ]
+    assert work(folder) == worker.NOTHING_LEFT
+    now = status.Reader(folder).read()
+    assert len(now.done) == len(now.places) == 2
+    assert not now.complete
+    assert list(status.failures(now)) == [f"failed: {line}" for line in now.skipped]
+
+
+# Who takes what
+
+HOLDER = """
+import sys
+from pathlib import Path
+from promptclip.grid.queue import Queue
+queue = Queue(Path(sys.argv[1]))
+print(queue.take(), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_process(folder):
+    """Holds the first run that it can take; yields the process and the run's number."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        env=grid_case.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_a_run_is_taken_by_one_process_and_freed_by_its_death(stored):
+    with another_process(stored) as (process, number), Queue(stored) as queue:
+        assert number == 0
+        assert queue.take() == 1
+        queue.release(1)
+        assert queue.take() == 1
+        process.kill()
+        process.wait()
+        assert queue.take() == 0
+
+
+def test_a_test_waits_for_its_training_but_not_for_a_hopeless_one(spec, tmp_path):
+    spec = replace(spec, protocols=("base2new",), methods=("coop",), seeds=(1,))
+    folder = plan.folder_of(tmp_path, spec.name)
+    plan.store(spec, folder)
+    with Queue(folder) as queue:
+        with another_process(folder) as (_, number):
+            assert number == 0
+            assert queue.take() is None
+            assert queue.waiting()
+        for _ in range(MAX_FAILURES):
+            queue.fail(Failure(0, "w", "of no use"))
+        assert not queue.waiting()
+        assert queue.take() == 1
+
+
+def test_only_a_result_of_the_planned_configuration_is_one(spec, stored, work, caplog):
+    (old, *_) = plan.make(replace(spec, methods=("coop",), overrides=()), stored.parents[1])[0].runs
+    with contextlib.suppress(FileNotFoundError):
+        old.folder.rmdir()
+    changed = replace(old, overrides=("OPTIM.MAX_EPOCH", 1))
+    changed()
+    queue = Queue(stored)
+    assert queue.left() == 4
+    assert work(stored) == worker.NOTHING_LEFT
+    now = status.Reader(stored).read()
+    assert [now.places[number].path for number in now.failed] == [old.place.path]
+    (line, *_) = status.failures(now)
+    assert "was written by another run (OPTIM.MAX_EPOCH: 2, not 1)" in line
+    assert len(now.done) == 3
+
+
+def test_what_another_command_is_at_is_left_alone_and_looked_at_again(stored, work, monkeypatch):
+    monkeypatch.setattr("promptclip.grid.queue._LOOK_AGAIN", 0.1)
+    busy = Queue(stored).runs[0].folder
+    with subprocess.Popen(
+        [sys.executable, "-c",
+         "import sys; from pathlib import Path; from promptclip.lock import locked\n"
+         "with locked(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read(1)", str(busy)],
+        env=grid_case.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        write = journal.Journal.__call__
+
+        def after_the_first_refusal(self, event, run, **more):
+            write(self, event, run, **more)
+            if event == journal.BUSY:
+                process.stdin.write(b"x")
+                process.stdin.flush()
+                process.wait()
+
+        monkeypatch.setattr(journal.Journal, "__call__", after_the_first_refusal)
+        assert work(stored) == worker.NOTHING_LEFT
+    assert [event["run"] for event in events(stored, journal.BUSY)] == [0]
+    assert Queue(stored).left() == 0
+    assert not Queue(stored).failures()
+
+
+# What happens to runs that fail
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes CoOp fail: `failing(seed, times)`."""
+    losses = plugins.methods()["CoOp"].losses
+    left = {}
+
+    def sometimes(self, output, label):
+        if left.get(self.cfg.SEED, 0):
+            left[self.cfg.SEED] -= 1
+            raise FloatingPointError("Loss is infinite or NaN!")
+        return losses(self, output, label)
+
+    monkeypatch.setattr(plugins.methods()["CoOp"], "losses", sometimes)
+    return left.__setitem__
+
+
+def test_a_failure_is_tried_once_more_and_stops_no_other(spec, failing, work, tmp_path):
+    spec = replace(spec, protocols=("base2new",))
+    folder = plan.folder_of(tmp_path, spec.name)
+    plan.store(spec, folder)
+    failing(1, 1)
+    failing(2, 100)
+    assert work(folder) == worker.NOTHING_LEFT
+    now = status.Reader(folder).read()
+    failed = {str(now.places[n].path): tried for n, tried in now.failed.items()}
+    train, test = failed  # of seed 2; seed 1 was well the second time
+    assert train == "base2new/train_base/one/shots_2/CoOp/tiny/seed2"
+    assert test == "base2new/test_new/one/shots_2/CoOp/tiny/seed2"
+    assert len(now.done) == 6
+    assert [len(tried) for tried in failed.values()] == [2, 2]
+    assert failed[train][-1].error == "FloatingPointError: Loss is infinite or NaN!"
+    assert "sometimes" in "".join(failed[train][-1].tail)
+    assert "no finished training in" in failed[test][-1].error
+    assert not now.complete
+    # The table says so too.
+    (coop, _) = table.build(tmp_path).rows
+    assert (coop.base.problems, coop.new.problems) == ({2: "failed"}, {2: "failed"})
+    # The other runs came before the second attempt.
+    starts = [event["run"] for event in events(folder, journal.START)]
+    assert starts.count(starts[-1]) == 2
+    # Started again, what has failed is tried again.
+    failing(2, 0)
+    Queue(folder).forgive()
+    assert work(folder, "again") == worker.NOTHING_LEFT
+    assert status.Reader(folder).read().complete
+    assert table.build(tmp_path).complete
+
+
+def test_a_process_is_replaced_after_an_unexpected_error(stored, failing, monkeypatch):
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    failing(1, 1)
+    assert worker.work(stored, "w1") == worker.WORN_OUT
+    assert worker.work(stored, "w2") == worker.NOTHING_LEFT
+    assert len(events(stored, journal.DONE)) == 4
+
+
+def test_a_process_that_has_grown_is_replaced(stored, monkeypatch):
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    sizes = iter([2**30, 2**30, 3 * 2**30])
+    monkeypatch.setattr(worker, "_resident", lambda: next(sizes))
+    assert worker.work(stored, "w") == worker.WORN_OUT
+    assert len(events(stored, journal.DONE)) == 3
+
+
+def test_a_configuration_that_is_not_the_planned_one_is_refused(spec, yamls, tmp_path, work):
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_text(Path(yamls[0]).read_text())
+    spec = replace(spec, datasets=(str(yaml),), methods=("zsclip",), seeds=(1,))
+    folder = plan.folder_of(tmp_path, spec.name)
+    plan.store(spec, folder)
+    yaml.write_text(yaml.read_text().replace("[32, 32]", "[16, 16]"))
+    assert work(folder) == worker.NOTHING_LEFT
+    ((_, tried),) = status.Reader(folder).read().failed.items()
+    assert "its configuration is not the planned one" in tried[-1].error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_no_claim(number, spec, tmp_path, work, monkeypatch):
+    spec = replace(spec, methods=("coop",), seeds=(1,), overrides=("OPTIM.MAX_EPOCH", 6))
+    folder = plan.folder_of(tmp_path / "stopped", spec.name)
+    plan.store(spec, folder)
+    trainer = plugins.methods()["CoOp"]
+    losses = trainer.losses
+
+    def signalled(self, output, label):
+        if self.epoch == 3:
+            os.kill(os.getpid(), number)
+        return losses(self, output, label)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "losses", signalled)
+        assert work(folder) == worker.WAS_STOPPED
+    assert signal.getsignal(number) is before
+    run = Queue(folder).runs[0].folder
+    assert (run / "resume.pth.tar").is_file()
+    assert results.read_failure(run) is None
+    assert [event["event"] for event in events(folder)] == [journal.START, journal.STOPPED]
+    assert work(folder, "again") == worker.NOTHING_LEFT
+    assert (run / "log.txt").read_text().count("epoch [1/6]") == 1
+    whole = {"shots": (2,), "seeds": (1,), "overrides": list(spec.overrides)}
+    fewshot(["coop"], spec.datasets[0], root=spec.root, output=str(tmp_path / "whole"), **whole)
+    assert grid_case.measured(tmp_path / "stopped") == grid_case.measured(tmp_path / "whole")
+
+
+# How it is shown
+
+
+def test_status_and_time_left(stored, spec, capsys, work):
+    assert cli.main(["grid", "status", str(stored)]) == 0
+    before = capsys.readouterr().out
+    assert "so how long it takes cannot be said" in before
+    queue = Queue(stored)
+    with another_process(stored) as (_, number), journal.Journal(stored, "other-1") as alive:
+        alive(journal.START, number)
+        assert work(stored) == worker.NOTHING_LEFT
+        now = status.Reader(stored).read()
+        # This process holds the journal itself, so it does not see that another one is alive.
+        assert len(now.done) == 3
+        assert now.missing == [number]
+        assert "of work left; nobody is at it" in now.left()
+    running = replace(now, running={number: ("other-1", time.time())}, workers=2)
+    assert running.missing == []
+    assert "left with 2 workers" in running.left()
+    assert work(stored, "last") == worker.NOTHING_LEFT
+    assert queue.left() == 0
+    # From the output folder alone, the newest grid is meant.
+    assert cli.main(["grid", "status", "--output", str(stored.parents[1])]) == 0
+    assert "4        0       0        0   4" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_bars(stored, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(grid, "_console", lambda: Console(file=out, force_terminal=True))
+    with grid._live(status.Reader(stored)) as tick:
+        tick()
+    assert "━" in out.getvalue()
+    assert "so how long it takes cannot be said" in out.getvalue()
+
+
+def test_who_is_alive_is_seen_from_another_process(stored):
+    with journal.Journal(stored, "dead") as dead:
+        dead(journal.START, 2)
+    with journal.Journal(stored, "alive") as alive:
+        alive(journal.START, 1)
+        out = subprocess.run(
+            grid_case.command("status", stored),
+            env=grid_case.environment(),
+            capture_output=True,
+            text=True,
+        )
+    assert "fewshot/one/shots_2/ZeroshotCLIP/tiny/seed2, for" in out.stdout, out.stderr
+    assert "CoOp" not in out.stdout
+
+
+def test_a_line_that_death_cut_off_is_left_out(stored):
+    with journal.Journal(stored, "w") as write:
+        write(journal.START, 0)
+    file = journal.path(stored, "w")
+    file.write_text(file.read_text() + '{"time": 1, "ev')
+    assert [event["event"] for event in journal.events(file)] == [journal.START]
+    assert journal.unfinished(journal.events(file))["run"] == 0
+
+
+def test_a_dry_run_tells_all_and_does_nothing(spec, yamls, tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    command = ["grid", "zsclip", "--datasets", yamls[0], "--root", spec.root, "--seeds", "1-2",
+               "--shots", "1,2", "--workers", "2"]  # fmt: skip
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert not any(tmp_path.iterdir())
+    assert "[4/4] ZeroshotCLIP, one, 2 shots, seed 2: test only, all classes, not done" in (
+        caplog.text
+    )
+    assert "no finished run in output to estimate the time from" in caplog.text
+    fewshot(["zsclip"], yamls[0], root=spec.root, shots=(1,), seeds=(1,), quiet=True)
+    caplog.clear()
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "4 runs, 3 of them to do" in caplog.text
+    assert "for one worker, " in caplog.text
+
+
+def test_estimates_take_what_is_most_alike():
+    def place(method, shots=1, seed=1, protocol="fewshot", target=""):
+        return Place(protocol, "one", shots, method, "tiny", seed, target)
+
+    estimate = Estimate([(place("A"), 10), (place("A", 2), 30), (place("B"), 100)])
+    assert estimate.of(place("A", seed=9)) == 10
+    assert estimate.of(place("A", 4)) == 20
+    assert estimate.of(place("C")) == pytest.approx(140 / 3)
+    assert estimate.of(place("A", protocol="xd", target="two")) is None
+    assert estimate.total([place("A"), place("A", protocol="xd", target="two")]) == (10, 1)
+    assert [told(s) for s in (12, 180, 7500)] == ["12 s", "3 min", "2 h 05 min"]
+
+
+# The command
+
+
+def test_numbers_with_spans():
+    assert grid.spans("1-3,8 16") == [1, 2, 3, 8, 16]
+    for text, message in {"1-x": "invalid literal", "3-1": "backwards", "-1": "invalid"}.items():
+        with pytest.raises(ValueError, match=message):
+            grid.spans(text)
+
+
+def test_a_yaml_file_holds_the_flags_and_flags_go_before_it(spec, yamls, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("promptclip.commands.grid._start", lambda *args: asked.append(args) or 0)
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        f"methods: zsclip,coop\ndatasets: [{yamls[0]}]\nshots: 2\nseeds: 1-2\n"
+        f"root: {spec.root}\nset: {{OPTIM.MAX_EPOCH: 2}}\ngpus: 0,1\nper_gpu: 2\n"
+    )
+    assert cli.main(["grid", str(file), "--output", "there"]) == 0
+    ((found, given, seats),) = asked
+    assert found == spec
+    assert given["output"] == "there"
+    assert [seat["CUDA_VISIBLE_DEVICES"] for seat in seats] == ["0", "1", "0", "1"]
+    flags = ["grid", "zsclip,coop", "--datasets", yamls[0], "--shots", "2", "--seeds", "1,2",
+             "--root", spec.root, "--set", "OPTIM.MAX_EPOCH", "2"]  # fmt: skip
+    assert cli.main(flags) == 0
+    # Text or number: the same configuration, so the same hashes.
+    hashes = [plan.make(one[0], tmp_path)[1] for one in asked]
+    assert hashes[0] == hashes[1]
+
+
+def test_what_is_wrong_with_a_command_is_told(tmp_path, yamls, capsys):
+    file = tmp_path / "grid.yaml"
+    for content, message in {
+        "method: coop": "unknown key method, did you mean methods?",
+        "{methods: coop, datasets: emoji, seeds: [1.5]}": "seeds must be whole",
+        "{methods: coop, datasets: emoji, per_gpu: 0}": "at least 1 worker is needed",
+        "{methods: coop, datasets: emoji, set: [OPTIM.LR]}": "set must hold KEY: VALUE lines",
+        "{methods: coop, datasets: emoji, launcher: slrum}": "launcher must be one of local, slurm",
+    }.items():
+        file.write_text(content)
+        assert cli.main(["grid", str(file)]) == 2
+        assert message in capsys.readouterr().err
+    for arguments, message in {
+        ("coop", "dapt"): "methods are one word with commas",
+        ("coop",): "a grid needs datasets",
+        ("coop", "--datasets", "emojy"): "did you mean 'emoji'",
+        ("coop", "--datasets", "emoji", "--gpus", "0", "--workers", "3"): "set --per-gpu",
+        ("status",): "no grid in",
+        ("work", str(tmp_path)): "holds no grid",
+    }.items():
+        assert cli.main(["grid", *arguments, "--output", str(tmp_path / "none")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_grid_is_started_by_one_command_at_a_time(spec, stored, yamls, capsys):
+    with another_folder_holder(stored):
+        command = ["grid", "zsclip,coop", "--datasets", yamls[0], "--shots", "2", "--seeds", "1-2",
+                   "--root", spec.root, "--set", "OPTIM.MAX_EPOCH", "2",
+                   "--output", str(stored.parents[1]), "--name", stored.name]  # fmt: skip
+        assert cli.main(command) == 2
+    assert f"{stored} is in use by process" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def another_folder_holder(folder):
+    code = (
+        "import sys; from pathlib import Path; from promptclip.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env=grid_case.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_workers_share_cores_and_gpus(monkeypatch):
+    monkeypatch.setattr(pool, "cores", lambda: 16)
+    for name in pool._THREADS:
+        monkeypatch.delenv(name, raising=False)
+    assert pool.seats(4) == [{"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}] * 4
+    assert [seat["CUDA_VISIBLE_DEVICES"] for seat in pool.seats(None, ["2", "5"], 2)] == [
+        *("2", "5", "2", "5")
+    ]
+    assert pool.seats() == [{"OMP_NUM_THREADS": "16", "MKL_NUM_THREADS": "16"}]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's own
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    assert pool.seats(2) == [{}, {}]
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "6")
+    assert pool.cores() == 6
+
+
+def test_options_of_slurm():
+    assert slurm.options_of("partition=gpu,gpus=1 --cpus-per-task=8 mem=32G") == {
+        "partition": "gpu",
+        "gpus_per_node": "1",
+        "cpus_per_task": "8",
+        "mem": "32G",
+    }
+    assert slurm.options_of("nodelist=a,b, mem=1G") == {"nodelist": "a,b", "mem": "1G"}
+    assert slurm.options_of(" ") == {}
+    for text, message in {
+        "gpu": "are KEY=VALUE",
+        "nodes=2": "one pool of workers",
+        "array=0-3": "--workers says",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            slurm.options_of(text)
+    minutes = {"90": 90, "4:00:00": 240, "1-12": 2160, "2-0:30": 2910, "90:30": 90}
+    assert {text: slurm._minutes(text) for text in minutes} == minutes
+    with pytest.raises(UserError, match="time must be"):
+        slurm._minutes("4h")
+
+
+def test_options_that_submitit_does_not_know_go_to_sbatch():
+    pytest.importorskip("submitit")
+    parameters = slurm._parameters({"partition": "gpu", "time": "60", "licenses": "x:1"})
+    assert parameters["partition"] == "gpu"
+    assert parameters["time"] == 60
+    assert parameters["additional_parameters"] == {"requeue": True, "licenses": "x:1"}
+
+
+def test_without_slurm_nothing_is_sent(stored, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="no Slurm on this machine: there is no srun"):
+        slurm.submit(stored, 2, 1, {})
+    assert slurm.jobs(stored) == []
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="pip install 'promptclip.slurm.'"):
+        slurm.submit(stored, 2, 1, {})
+
+
+# Processes that are killed
+
+
+def start(output, yamls, epochs=10):
+    """The command of a grid of 48 runs, whose plan is made here: that process starts sooner."""
+    root = str(Path(yamls[0]).parent)
+    spec = Spec(
+        methods=("zsclip", "coop"),
+        datasets=tuple(yamls),
+        protocols=("fewshot", "base2new"),
+        shots=(1, 2),
+        seeds=(1, 2),
+        root=root,
+        overrides=("OPTIM.MAX_EPOCH", str(epochs)),
+    )
+    plan.store(spec, plan.folder_of(output, spec.name))
+    command = grid_case.command(
+        *("zsclip,coop", "--datasets", ",".join(yamls), "--root", root),
+        *("--protocol", "fewshot,base2new", "--shots", "1,2", "--seeds", "1-2"),
+        *("--set", "OPTIM.MAX_EPOCH", epochs, "--output", output, "--workers", 2),
+    )
+    return subprocess.Popen(
+        command,
+        env=grid_case.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(output):
+    return {file: file.read_bytes() for file in output.glob("**/seed*/result.json")}
+
+
+@pytest.mark.slow
+def test_a_grid_killed_three_times_ends_as_if_nothing_had_happened(yamls, tmp_path):
+    chance = random.Random()
+    output, whole, kept = tmp_path / "output", tmp_path / "whole", {}
+    for _ in range(3):
+        process = start(output, yamls)
+        known = len(finished(output))
+        # Into the midst of things: some runs after this process has got going.
+        wanted = known + chance.randint(1, 6)
+        while process.poll() is None and len(finished(output)) < wanted:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept |= finished(output)
+    assert len(kept) < 48, "too fast to be killed in the middle"
+    process = start(output, yamls)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "48 of 48 runs are done, 0 failed" in said
+
+    common = {"root": str(Path(yamls[0]).parent), "seeds": (1, 2), "output": str(whole)}
+    common |= {"overrides": ["OPTIM.MAX_EPOCH", 10], "quiet": True}
+    for yaml in yamls:
+        fewshot(["zsclip", "coop"], yaml, shots=(1, 2), **common)
+        for shots in (1, 2):
+            base2new(["zsclip", "coop"], yaml, shots=shots, **common)
+    assert grid_case.measured(output) == grid_case.measured(whole)
+    assert rows(output) == rows(whole)
+
+    # Nothing that was finished was done again, and nothing was finished twice.
+    assert all(file.read_bytes() == content for file, content in kept.items())
+    (folder,) = (output / "grid").iterdir()
+    done = [event["run"] for event in events(folder, journal.DONE)]
+    assert len(done) == len(set(done))
+    for file in journal.files(folder):
+        last = None
+        for event in journal.events(file):
+            assert (event["event"] == journal.START) != (last == journal.START)
+            last = event["event"]
+    ended = {e["run"]: e["time"] for e in events(folder, journal.DONE)}
+    assert all(
+        event["time"] < ended.get(event["run"], event["time"] + 1)
+        for event in events(folder, journal.START)
+    )
+
+
+def rows(output):
+    found = json.loads(table.render(table.build(output), "json"))["rows"]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+# Put before everything else in a worker: one run kills its process, always or only once.
+DEADLY = """
+import os, signal
+from pathlib import Path
+import promptclip.protocols as protocols
+
+real = protocols.run
+
+def run(cfg, **how):
+    flag = Path(os.environ["DEADLY"])
+    if cfg.TRAINER.NAME == "ZeroshotCLIP" and cfg.DATASET.NAME == "Caltech101":
+        if cfg.SEED == 1 or not flag.exists():
+            if cfg.SEED != 1:
+                flag.touch()
+            os.kill(os.getpid(), signal.SIGSEGV if cfg.SEED == 1 else signal.SIGKILL)
+    return real(cfg, **how)
+
+protocols.run = run
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_fails_one_run_and_is_replaced(spec, tmp_path, caplog):
+    spec = replace(spec, methods=("zsclip",), seeds=(1, 2, 3))
+    folder = plan.folder_of(tmp_path, spec.name)
+    plan.store(spec, folder)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
+    environment = grid_case.environment(DEADLY=str(tmp_path / "flag"))
+    environment["PYTHONPATH"] = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
+    pool.Pool(folder, [environment, environment]).run()
+    now = status.Reader(folder).read()
+    assert len(now.done) == 2
+    (line, *log) = status.failures(now)
+    name = "fewshot/one/shots_2/ZeroshotCLIP/tiny/seed1"
+    assert line == f"failed: {name}: was killed by SIGSEGV"
+    assert "Fatal Python error: Segmentation fault" in log[1]
+    assert "was killed by SIGKILL, perhaps for want of memory, and is replaced" in caplog.text
+    (row,) = table.build(tmp_path).rows
+    assert row.cells["shots_2"].problems == {1: "failed"}
+
+
+@pytest.mark.slow
+def test_workers_stop_with_their_pool(yamls, tmp_path):
+    for how in (signal.SIGINT, signal.SIGKILL):
+        process = start(tmp_path, yamls, epochs=5000)
+        (folder,) = (tmp_path / "grid").iterdir()
+        before = len(journal.files(folder))
+        while process.poll() is None and len(journal.files(folder)) < before + 2:
+            time.sleep(0.1)
+        process.send_signal(how)
+        process.communicate(timeout=60)
+        assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while any(map(journal.alive, journal.files(folder))):
+            assert time.monotonic() < deadline, "workers live on"
+            time.sleep(0.1)
+        assert not Queue(folder).failures()
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_grid(stored, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    Path(sys.executable).write_text("#!/bin/sh\necho no such module >&2\nexit 1\n")
+    Path(sys.executable).chmod(0o755)
+    with pytest.raises(UserError, match="workers cannot start; .*log ends with\nno such module"):
+        pool.Pool(stored, [{}]).run()
