@@ -131,9 +131,8 @@ def _target(kind: type[Benchmark], root: Path) -> Path:
     for path in in_the_way:
         if path.exists() or path.is_symlink():
             raise UserError(
-                f"{path} is there already; `promptclip data check "
-                f"{_name(kind)}` says whether it is whole; to get it anew, "
-                "move it away"
+                f"{path} is there already; `promptclip data check {_name(kind)}` says whether it "
+                "is whole; to get it anew, move it away"
             )
     return target
 

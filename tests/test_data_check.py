@@ -45,18 +45,12 @@ def faults(output: str) -> list[str]:
 @pytest.mark.parametrize("name", miniatures.NAMES)
 def test_the_table_in_the_docs_has_the_published_sizes(name: str) -> None:
     docs = Path(miniatures.__file__).parents[1] / "docs" / "data.md"
-    rows = [
-        line
-        for line in docs.read_text(encoding="utf-8").splitlines()
-        if line.startswith(f"| {miniatures.short(name)} |")
-    ]
-    cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
+    lines = docs.read_text(encoding="utf-8").splitlines()
+    short = miniatures.short(name)
+    row = next(line for line in lines if line.startswith(f"| {short} |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
     counts = ["" if count is None else f"{count:,}" for count in PUBLISHED[name]]
-    assert cells[:6] == [
-        miniatures.short(name),
-        f"`{miniatures.kind_of(name).dataset_dir}/`",
-        *counts,
-    ]
+    assert cells[:6] == [short, f"`{miniatures.kind_of(name).dataset_dir}/`", *counts]
 
 
 def test_all_of_them_whole(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
