@@ -105,7 +105,10 @@ def _grid(args: argparse.Namespace) -> int:
     if args.worker:
         from promptclip.grid.worker import work
 
-        return work(Path(args.folder), args.worker)
+        status = work(Path(args.folder), args.worker)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)  # to take torch apart takes seconds that a preempted job may not have
     if args.what in ("status", "work"):
         return _of_a_folder(args)
     if args.folder:

@@ -163,8 +163,7 @@ class Pool:
             worker.process.stdin.close()
         if status in (NOTHING_LEFT, WAS_STOPPED) or -status in SIGNALS:
             self._closed[seat] = True
-            return
-        if status != WORN_OUT:
+        elif status != WORN_OUT:
             how = _told(status)
             log.error("worker %s %s, and is replaced", worker.name, how)
             self._queue.died(worker.name, how, worker.log)
@@ -173,8 +172,6 @@ class Pool:
             if self._stillborn == _MAX_STILLBORN:
                 lines = "\n".join(tail(worker.log))
                 raise UserError(f"workers cannot start; {worker.log} ends with\n{lines}")
-        # What it was at is free again, and may be for one that had found nothing.
-        self._closed = [False] * len(self._seats)
 
 
 def _told(status: int) -> str:
