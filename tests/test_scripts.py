@@ -85,6 +85,7 @@ def test_variables_become_flags(python, tmp_path):
     bash(ROOT / "scripts/dapt/fewshot.sh", "emoji", *flags, **run, SHOTS="1 2 4")
     bash(ROOT / "scripts/coop/xd.sh", "emoji", **run, TARGETS="dtd eurosat")
     bash(ROOT / "scripts/dg.sh", "coop", "imagenet", "--dry-run", **run)
+    bash(ROOT / "scripts/npt/imbalance.sh", "emoji_people", 1, **run, RATIOS="1 0.1", SHOTS="10")
     assert calls(tmp_path) == [
         "-m promptclip base2new dapt emoji",
         "-m promptclip base2new --root /my data --shots 8 --cfg rn50 --output o coop imagenet 1 2",
@@ -93,6 +94,7 @@ def test_variables_become_flags(python, tmp_path):
         "-m promptclip fewshot --shots 1 2 4 dapt emoji --set OPTIM.MAX_EPOCH 2",
         "-m promptclip xd --targets dtd eurosat coop emoji",
         "-m promptclip dg coop imagenet --dry-run",
+        "-m promptclip imbalance --shots 10 --ratios 1 0.1 npt emoji_people 1",
     ]
 
 
