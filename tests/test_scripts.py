@@ -86,6 +86,7 @@ def test_variables_become_flags(python, tmp_path):
     bash(ROOT / "scripts/coop/xd.sh", "emoji", **run, TARGETS="dtd eurosat")
     bash(ROOT / "scripts/dg.sh", "coop", "imagenet", "--dry-run", **run)
     bash(ROOT / "scripts/coop/base2new.sh", 1, "--quiet", **run, DATA_FOLDER="/my pictures")
+    bash(ROOT / "scripts/npt/imbalance.sh", "emoji_people", 1, **run, RATIOS="1 0.1", SHOTS="10")
     assert calls(tmp_path) == [
         "-m promptclip base2new dapt emoji",
         "-m promptclip base2new --root /my data --shots 8 --cfg rn50 --output o coop imagenet 1 2",
@@ -95,6 +96,7 @@ def test_variables_become_flags(python, tmp_path):
         "-m promptclip xd --targets dtd eurosat coop emoji",
         "-m promptclip dg coop imagenet --dry-run",
         "-m promptclip base2new --data-folder /my pictures coop 1 --quiet",
+        "-m promptclip imbalance --shots 10 --ratios 1 0.1 npt emoji_people 1",
     ]
 
 
