@@ -136,7 +136,8 @@ class Row:
             the first is `dataset`.
         seconds: mean over seeds of all cells together.
         datasets: over which a row is averaged; empty in a row of one.
-        settings: `FIXED`, or `TUNED` if some run chose hyper-parameters on validation pictures.
+        settings: `FIXED`, or `TUNED` if some run chose hyper-parameters on validation pictures;
+            empty if it is not known.
         origin: "" for results of this package, else what they were read from (`LOGS`).
         configs: by column, the configuration of one run.
         published: by column, or "H of means", what papers have there.
@@ -261,7 +262,7 @@ class Table:
             parts.append(OVER_DATASETS)
         if any(row.published for row in rows):
             parts.append(PUBLISHED)
-        if rows and all(row.settings == FIXED and not row.origin for row in rows):
+        if rows and all(row.settings == FIXED for row in rows):
             parts.append(ALL_FIXED)
         return " ".join(parts)
 

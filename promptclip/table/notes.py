@@ -27,7 +27,7 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
             if read.pictures and (place := read.place):
                 hashes = samples.setdefault((place.benchmark, place.shots, spot.seed), {})
                 hashes.setdefault(read.pictures, row.method)
-            if read.tuned_on != "none":
+            if read.tuned_on not in ("none", ""):
                 tuned.setdefault(read.tuned_on, []).append(f"{row.method} ({row.cfg})")
     for on, methods in tuned.items():
         names = ", ".join(dict.fromkeys(methods))
