@@ -173,6 +173,11 @@ def test_rows_are_labelled_where_they_differ(tree):
     assert [row.settings for row in rows] == ["fixed", "tuned on validation", "fixed", "fixed"]
 
 
+def test_a_row_without_a_result_has_no_label(tree):
+    (run(tree, "UPT", 1, 60) / "result.json").unlink()
+    assert [row.settings for row in table.build(tree).rows] == ["fixed"] * 3 + ["", "fixed"]
+
+
 def test_the_command_has_all_formats(tree, capsys):
     assert FORMATS == table.FORMATS
     for form in FORMATS:

@@ -106,7 +106,7 @@ def test_a_crashed_seed_is_missing_and_not_averaged_away(old):
     assert row.new.problems == {3: "missing"}
     assert row.complete_seeds == {1, 2}
     assert row.seconds == 70
-    assert row.backbone == "ViT-B/16"
+    assert (row.backbone, row.settings) == ("ViT-B/16", "")
     assert not found.complete
     assert found.notes[0].startswith(
         "caltech101, 16 shots, CoOp (ctxv1), read from logs, base seed 3 has no result, its log "

@@ -62,12 +62,16 @@ def _average(rows: Mapping[str, Row], datasets: tuple[str, ...], columns: Sequen
         seconds=None if None in seconds else sum(s for s in seconds if s is not None),
         protocol=one.protocol,
         datasets=datasets,
-        settings=TUNED if any(row.settings == TUNED for row in rows.values()) else FIXED,
+        settings=_settings({row.settings for row in rows.values()}),
         origin=one.origin,
         configs={
             f"{d} {c}": config for d, row in rows.items() for c, config in row.configs.items()
         },
     )
+
+
+def _settings(settings: set[str]) -> str:
+    return TUNED if TUNED in settings else FIXED if settings == {FIXED} else ""
 
 
 def _cell(
@@ -112,7 +116,8 @@ def _difference(rows: Mapping[str, Row], column: str) -> str:
         if column not in row.configs:
             continue
         config = copy.deepcopy(dict(row.configs[column]))
-        del config["DATASET"]
+        own = config["DATASET"].items()
+        config["DATASET"] = {key: value for key, value in own if key.startswith("IMBALANCE")}
         first = first or config
         may = keys_by_dataset(row.method, row.cfg, rows) - {"MODEL.BACKBONE.NAME"}
         keys = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from promptclip.table import layout
-from promptclip.table.model import FIXED, Cell, Row
+from promptclip.table.model import TUNED, Cell, Row
 from promptclip.table.ranking import Mark, Spot
 
 
@@ -63,9 +63,9 @@ def grid(
 def _name(row: Row, rows: Sequence[Row]) -> Entry:
     """The method, and in what it differs from other rows."""
     notes = [row.cfg] if len({other.cfg for other in rows}) > 1 else []
-    if any(other.settings != FIXED for other in rows):
+    if any(other.settings == TUNED for other in rows):
         notes.append(row.settings)
-    return Entry(row.method, (*notes, *([row.origin] if row.origin else [])))
+    return Entry(row.method, tuple(note for note in (*notes, row.origin) if note))
 
 
 def _entry(cell: Cell, row: Row, column: str, mark: Mark | None) -> Entry:

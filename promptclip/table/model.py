@@ -140,7 +140,8 @@ class Row:
             of which the first is `dataset`. In a part: "head", "medium" and "tail".
         seconds: mean over seeds of all cells together.
         datasets: over which a row is averaged; empty in a row of one.
-        settings: `FIXED`, or `TUNED` if some run chose hyper-parameters on validation pictures.
+        settings: `FIXED`, or `TUNED` if some run chose hyper-parameters on validation pictures;
+            empty if it is not known.
         origin: "" for results of this package, else what they were read from (`LOGS`).
         configs: by column, the configuration of one run.
         published: by column, or "H of means", what papers have there.
@@ -278,7 +279,7 @@ class Table:
             parts.append(_BY_FREQUENCY)
         if any(row.published for row in rows):
             parts.append(PUBLISHED)
-        if rows and all(row.settings == FIXED and not row.origin for row in rows):
+        if rows and all(row.settings == FIXED for row in rows):
             parts.append(ALL_FIXED)
         return " ".join(parts)
 

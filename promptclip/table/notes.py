@@ -37,7 +37,7 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
                 split = (read.result.get("split_origin"), read.result.get("split_file_hash"))
                 whose = whole.setdefault(place.benchmark, {}).setdefault(split, [])
                 whose.append(f"{row.method} ({row.cfg}) seed {spot.seed}")
-            if read.tuned_on != "none":
+            if read.tuned_on not in ("none", ""):
                 tuned.setdefault(read.tuned_on, []).append(f"{row.method} ({row.cfg})")
     for on, methods in tuned.items():
         names = ", ".join(dict.fromkeys(methods))

@@ -21,6 +21,7 @@ class Outcome:
         problem: then why, in few words; a seed's number follows them in a table.
         detail: more about the problem, for a note.
         pictures: hash of the training and test pictures; empty if it is not known.
+        tuned_on: the pictures that hyper-parameters were chosen on, or "none"; empty if unknown.
         config: the run's configuration; None if it is not known.
         result: all of `result.json`; empty if there is none.
     """
@@ -33,7 +34,7 @@ class Outcome:
     seconds: float | None = None
     trainable_parameters: int | None = None
     transfers: bool = True
-    tuned_on: str = "none"
+    tuned_on: str = ""
     place: Place | None = None
     result: Mapping[str, Any] = field(default_factory=dict, repr=False)
 

@@ -145,7 +145,7 @@ def _row(key: Key, found: Found, expected: Iterable[Spot]) -> Row:
         trainable_parameters=max(counts, default=None),
         seconds=_seconds(done),
         protocol=protocol,
-        settings=TUNED if any(read.tuned_on != "none" for _, read in done) else FIXED,
+        settings=_settings({read.tuned_on for _, read in done}),
         origin=key.origin,
         configs={spot.column: read.config for spot, read in reversed(done) if read.config},
     )
@@ -161,6 +161,13 @@ def _cell(protocol: str, found: Found, column: str, seeds: Iterable[int]) -> Cel
     refusal = "not averaged" if difference(protocol, found, column) else ""
     pictures = {seed: r.pictures for seed, r in reads.items() if r.pictures}
     return Cell(values, problems, refusal, pictures=pictures)
+
+
+def _settings(tuned_on: set[str]) -> str:
+    """Where hyper-parameters come from; nothing is known without a result, or from a log."""
+    if tuned_on - {"none", ""}:
+        return TUNED
+    return FIXED if tuned_on == {"none"} else ""
 
 
 def _seconds(done: Iterable[tuple[Spot, Outcome]]) -> float | None:
