@@ -4,13 +4,13 @@
 #   bash scripts/results.sh [METHOD...]      (all that are registered)
 #
 # Environment: JOBS, how many methods at a time (1); SEEDS ("1 2 3"); EMOJI_SHOTS and PEOPLE_SHOTS
-# for few-shot ("1" each; "1 2 4 8" takes some hours on two cores); OUTPUT (output/results), which
+# for few-shot ("1" and "2"; "1 2 4 8" takes some hours on two cores); OUTPUT (output/results), which
 # also gets <METHOD>.log; PAGE (docs/results.md). Stopped and started again, it goes on. Failures
 # stand in the page.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 export OUTPUT=${OUTPUT:-output/results} SEEDS=${SEEDS:-1 2 3}
-export EMOJI_SHOTS=${EMOJI_SHOTS:-1} PEOPLE_SHOTS=${PEOPLE_SHOTS:-1}
+export EMOJI_SHOTS=${EMOJI_SHOTS:-1} PEOPLE_SHOTS=${PEOPLE_SHOTS:-2}
 jobs=${JOBS:-1} page=${PAGE:-docs/results.md}
 
 runs_of_one_method() {
