@@ -42,27 +42,27 @@ def terms_of(trainer: Any, epoch: int = 0) -> tuple[Any, dict[str, Tensor]]:
 
 
 def test_class_aware_loss_counts_the_true_class_only() -> None:
-    logits = torch.randn(2, 3, 2, 5)  # layers, images, candidates, classes
+    logits = torch.randn(3, 2, 2, 5)  # images, layers, candidates, classes
     candidates = torch.tensor([[4, 1], [0, 2], [3, 2]])
     label = torch.tensor([1, 3, 3])  # the second image's class is not among its candidates
-    rows = [logits[layer, 0, 1] for layer in (0, 1)], [logits[layer, 2, 0] for layer in (0, 1)]
-    expected = F.cross_entropy(torch.stack([*rows[0], *rows[1]]), torch.tensor([1, 1, 3, 3]))
+    rows = torch.cat([logits[0, :, 1], logits[2, :, 0]])
+    expected = F.cross_entropy(rows, torch.tensor([1, 1, 3, 3]))
     torch.testing.assert_close(class_aware_loss(logits, candidates, label), expected)
 
 
 def test_class_aware_loss_of_no_image_is_zero() -> None:
-    logits = torch.randn(1, 2, 2, 4, requires_grad=True)
+    logits = torch.randn(2, 1, 2, 4, requires_grad=True)
     loss = class_aware_loss(logits, torch.tensor([[0, 1], [2, 3]]), torch.tensor([3, 0]))
     assert loss == 0
     assert not loss.requires_grad
 
 
 def test_every_image_contributes_where_all_classes_are_candidates() -> None:
-    logits = torch.randn(3, 4, 5, 5)
+    logits = torch.randn(4, 3, 5, 5)
     candidates = torch.stack([torch.randperm(5) for _ in range(4)])
     label = torch.tensor([0, 4, 2, 2])
-    rows = logits[:, torch.arange(4), (candidates == label[:, None]).int().argmax(1)]
-    expected = torch.stack([F.cross_entropy(rows[layer], label) for layer in range(3)]).mean()
+    rows = logits[torch.arange(4), :, (candidates == label[:, None]).int().argmax(1)]
+    expected = torch.stack([F.cross_entropy(rows[:, layer], label) for layer in range(3)]).mean()
     torch.testing.assert_close(class_aware_loss(logits, candidates, label), expected)
 
 
