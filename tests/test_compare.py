@@ -287,6 +287,12 @@ def test_configurations_are_named(tmp_path):
         only_contest(tmp_path, "CoOp/long", "CoOp/LONG")
 
 
+def test_a_method_goes_by_the_name_of_its_file(tmp_path):
+    for method in ("ZeroshotCLIP", "CoOp"):
+        few_shot(tmp_path, "dtd", method, 1, 50)
+    assert only_contest(tmp_path, "zsclip", "coop").methods == ("ZeroshotCLIP", "CoOp")
+
+
 def test_the_command(ranked, capsys, monkeypatch):
     assert main(["compare", "MaPLe", "IVLP", str(ranked)]) == 0
     text = capsys.readouterr().out
@@ -298,6 +304,8 @@ def test_the_command(ranked, capsys, monkeypatch):
     assert len(json.loads(capsys.readouterr().out)["contests"]) == 1
     assert main(["compare", "MaPLe", "IVLP", "nowhere"]) == 2
     assert "no results of nowhere" in capsys.readouterr().err
+    assert main(["compare", "maple,ivlp", "output", "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["contests"]) == 1
 
 
 @pytest.mark.parametrize(("suffix", "head"), [("pdf", b"%PDF"), ("png", b"\x89PNG")])

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from promptclip.commands.protocols import names
+
 
 def add_to(commands: Any) -> None:
     """Add the command."""
@@ -28,9 +30,10 @@ def add_to(commands: Any) -> None:
 def _compare(args: argparse.Namespace) -> int:
     from promptclip import compare, table
 
-    *methods, folder = args.methods
-    if len(args.methods) < 3 or not Path(folder).is_dir():
-        methods, folder = args.methods, "output"
+    *most, folder = args.methods
+    methods = names(" ".join(most))
+    if len(methods) < 2 or not Path(folder).is_dir():
+        methods, folder = names(" ".join(args.methods)), "output"
     contests = compare.contests(table.build(folder), methods)
     if args.plot:
         compare.plot(contests, Path(args.plot))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from promptclip import plugins
 from promptclip.errors import UserError
 from promptclip.table import Cell, Row, Table
 from promptclip.table.layout import heading
@@ -92,6 +93,9 @@ def _rows(table: Table, name: str) -> list[Row]:
     """The rows of a method, all with the same configuration."""
     method, _, cfg = name.partition("/")
     of_method = [row for row in table.rows if row.method.lower() == method.lower()]
+    if not of_method:  # "zsclip" is the name of a file; those are looked up last, as it takes time
+        long = {row.method for row in table.rows if plugins.short_name(row.method) == method}
+        of_method = [row for row in table.rows if row.method in long]
     found = [row for row in of_method if not cfg or row.cfg.lower() == cfg.lower()]
     if not found:
         known = sorted({f"{row.method}/{row.cfg}" for row in of_method or table.rows})
