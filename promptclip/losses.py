@@ -244,10 +244,10 @@ def class_aware_loss(class_logits: Tensor, candidates: Tensor, label: Tensor) ->
         Scalar: the mean over layers and contributing images; 0 if there are none.
     """
     true = candidates == label[:, None]
-    rows, target = class_logits.transpose(1, 2)[true], candidates[true]  # [M, layers, C], [M]
+    rows, target = class_logits.transpose(0, 1)[:, true], candidates[true]
     if not len(target):
         return class_logits.new_zeros(())
-    return F.cross_entropy(rows.mT, target[:, None].expand(rows.shape[:2]))
+    return F.cross_entropy(rows.flatten(0, 1), target.repeat(len(rows)))
 
 
 def _check_form(form: str, forms: tuple[str, ...]) -> None:
