@@ -140,7 +140,7 @@ def test_results_runs_every_protocol_and_writes_the_page(python, checkout, tmp_p
         protocol.format("base2new", "16", "coop", "emoji"),
         protocol.format("base2new", "2", "coop", "emoji_people"),
         protocol.format("fewshot", "1 2", "coop", "emoji"),
-        protocol.format("fewshot", "1", "coop", "emoji_people"),
+        protocol.format("fewshot", "2", "coop", "emoji_people"),
     ]
     assert lines[4:] == [line.replace("coop", "dapt") for line in lines[:4]] + [
         "-m promptclip.results_page page o"
