@@ -73,7 +73,7 @@ class OwnPictures(Benchmark):
         """A split of a folder that has none."""
         return splits.three_parts(self.own.pictures, seed)
 
-    def check_split(self, parts: Sequence[Sequence[Picture]]) -> None:
+    def check_split(self, parts: Sequence[Sequence[Picture]], source: str | Path) -> None:
         """As of any benchmark, and every class must be that of the folder."""
-        super().check_split(parts)
-        self.own.check_split(dict(zip(PARTS, parts, strict=True)))
+        super().check_split(parts, source)
+        self.own.check_split(dict(zip(PARTS, parts, strict=True)), Path(source))

@@ -247,13 +247,17 @@ class Benchmark(DatasetBase):
         )
         return splits.three_parts(pictures, seed)
 
-    def check_split(self, parts: Sequence[Sequence[Picture]]) -> None:
+    def check_split(self, parts: Sequence[Sequence[Picture]], source: str | Path) -> None:
         """Check that classes and pictures of the three parts are whole.
+
+        Args:
+            parts: training, validation and test.
+            source: the file or folder that they were read from, for errors.
 
         Raises:
             UserError: if something is missing.
         """
-        self._check_classes(*parts)
+        self._check_classes(*parts, source=source)
         self._check_pictures(parts)
 
     def check_known(self, found: Iterable[Any], known: Container[Any], file: str) -> None:
@@ -308,9 +312,9 @@ class Benchmark(DatasetBase):
                 )
             raise UserError(message)
 
-    def _check_classes(self, *parts: Sequence[Picture]) -> None:
+    def _check_classes(self, *parts: Sequence[Picture], source: str | Path = "") -> None:
         for fault in class_faults(*parts):
-            raise UserError(f"{self.dataset_dir}: {fault}")
+            raise UserError(f"{source or self.dataset_dir}: {fault}")
 
     def _check_pictures(self, parts: Sequence[Sequence[Picture]]) -> None:
         paths = dict.fromkeys(self.impath(picture) for part in parts for picture in part)

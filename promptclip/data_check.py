@@ -347,7 +347,9 @@ class _Workers:
         # New interpreters: a fork of a process with threads may hang.
         spawn = multiprocessing.get_context("spawn")
         self._readers: Executor = (
-            ProcessPoolExecutor(workers, mp_context=spawn) if deep else self._threads
+            ProcessPoolExecutor(workers, mp_context=spawn, initializer=pictures.silence)
+            if deep
+            else self._threads
         )
 
     def __enter__(self) -> _Workers:
@@ -373,7 +375,8 @@ class _Workers:
             paths = paths[:: max(1, len(paths) // SAMPLE)]
         reader = partial(pictures.read, decode=self.deep)
         try:
-            return self._map(self._readers, reader, paths, f"{what}: reading pictures")
+            with pictures.quiet():
+                return self._map(self._readers, reader, paths, f"{what}: reading pictures")
         except BrokenProcessPool as error:
             raise UserError(
                 f"{what}: a process that decodes pictures was ended from outside; the memory may "

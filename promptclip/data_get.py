@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import shutil
 import socket
 import tarfile
@@ -77,12 +78,14 @@ def plan(kind: type[Benchmark], download: Download, root: Path) -> str:
         UserError: if it cannot be done: something is in the way, or there is no room.
     """
     target = _target(kind, root)
-    free = shutil.disk_usage(root).free // 10**6
+    place = _workplace(target)
+    free = shutil.disk_usage(place).free // 10**6
     needed = 2 * download.megabytes  # the archive and what is in it
     if free < needed:
         raise UserError(
-            f"{root}: {_name(kind)} takes about {needed:,} MB while it is unpacked, and "
-            f"{free:,} MB are free"
+            f"{place}: {_name(kind)} takes about {needed:,} MB while it is unpacked, and "
+            f"{free:,} MB are free; make room, or let {target} be a link to a folder on another "
+            "disk"
         )
     return (
         f"{_name(kind)}: about {download.megabytes:,} MB are fetched through "
@@ -106,9 +109,9 @@ def fetch(kind: type[Benchmark], download: Download, root: Path) -> Path:
             archive holds something else.
     """
     target = _target(kind, root)
-    parent = target if target.is_dir() else root  # it may be a link to another disk
+    hidden = f".{target.name}-"
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=parent) as work:
+        with tempfile.TemporaryDirectory(prefix=hidden, dir=_workplace(target)) as work:
             with _careful():
                 _download(download, Path(work))
             _place(kind, Path(work, download.folder), target)
@@ -135,6 +138,11 @@ def _target(kind: type[Benchmark], root: Path) -> Path:
                 "is whole; to get it anew, move it away"
             )
     return target
+
+
+def _workplace(target: Path) -> Path:
+    """A folder on the disk on which the benchmark will lie: its own may be a link to another."""
+    return target if target.is_dir() else target.parent
 
 
 def _fetched(kind: type[Benchmark]) -> list[str]:
@@ -170,12 +178,7 @@ def _download(download: Download, work: Path) -> None:
         url, md5 = download.archive
         download_and_extract_archive(url, work, md5=md5)
         return
-    try:
-        getattr(datasets, download.torchvision)(work, download=True)
-    except ModuleNotFoundError as error:
-        # Fetched and unpacked; torchvision reads some sets' labels with it, and CoOp has its own.
-        if (error.name or "").partition(".")[0] != "scipy":
-            raise
+    getattr(datasets, download.torchvision)(work, download=True)
 
 
 def _place(kind: type[Benchmark], fetched: Path, target: Path) -> None:
@@ -189,7 +192,7 @@ def _place(kind: type[Benchmark], fetched: Path, target: Path) -> None:
     if target.is_dir():
         # The pictures come last: they are what says that the benchmark is there.
         for entry in sorted(entries, key=lambda entry: entry.name in _fetched(kind)):
-            if not (target / entry.name).exists():
+            if not os.path.lexists(target / entry.name):
                 entry.rename(target / entry.name)
         return
     for archive in set(fetched.iterdir()).difference(entries):

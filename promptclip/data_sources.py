@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 # When what is said of links was true. No page could be opened where this was written: it comes from
 # torchvision 0.29, from the authors' pages as archived, and from the issue threads that are named.
+# Where the sizes are from stands in docs/data.md.
 DATED = "November 2026"
 
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
@@ -128,7 +129,7 @@ SOURCES: dict[str, Source] = {
         "https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         split=_drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT"),
         steps=(
-            "Get the pictures, about 2 GB: cars_train/00001.jpg ... 08144.jpg and "
+            "Get the pictures, 2.0 GB: cars_train/00001.jpg ... 08144.jpg and "
             "cars_test/00001.jpg ... 08041.jpg. Copies nest them: move cars_train/cars_train/ up.",
             "To build a split without CoOp's file, also get devkit/ and "
             "cars_test_annos_withlabels.mat; the devkit's own cars_test_annos.mat has no labels.",
@@ -141,8 +142,8 @@ SOURCES: dict[str, Source] = {
         "https://vision.princeton.edu/projects/2010/SUN/",
         split=_drive("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
         steps=(
-            "Get SUN397.tar.gz, about 40 GB, MD5 8ca2778205c41d23104230ba66911c7a as torchvision "
-            "has it, and unpack it here: SUN397/a/abbey/sun_*.jpg and so on.",
+            "Get SUN397.tar.gz, 39 GB, MD5 8ca2778205c41d23104230ba66911c7a as torchvision has "
+            "it, and unpack it here: SUN397/a/abbey/sun_*.jpg and so on.",
             "A copy with other folders (train/ and test/, or classes without the first letter) "
             "must be brought into that form.",
             "To build a split without CoOp's file, also unpack Partitions.zip here: ClassName.txt, "
@@ -170,8 +171,8 @@ SOURCES: dict[str, Source] = {
             "00e), ILSVRC2012_img_val.tar (6.3 GB, MD5 29b22e2961454d5413ddabcf34fc5622) and "
             "ILSVRC2012_devkit_t12.tar.gz into images/ here.",
             "Unpack them with torchvision, which checks the sums and sorts the validation pictures "
-            'into class folders (it needs scipy): python -c "from torchvision.datasets import '
-            "ImageNet as I; I('images', 'train'); I('images', 'val')\"",
+            'into class folders: python -c "from torchvision.datasets import ImageNet as I; '
+            "I('images', 'train'); I('images', 'val')\"",
             f"Put CoOp's classnames.txt here: {CLASSNAMES}. Another list changes the results.",
         ),
         links="ImageNet may not be passed on, so there is no other place to point to. A copy that "

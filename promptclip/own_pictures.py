@@ -20,23 +20,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from PIL import Image
-
+from promptclip import pictures as picture_files
 from promptclip import splits
 from promptclip.benchmark import list_class_folders, read_classnames
 from promptclip.errors import UserError
 from promptclip.few_shot import PARTS, Picture, refuse_outside
 from promptclip.files import content_hash
+from promptclip.pictures import SUFFIXES
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 LITTER = frozenset({"thumbs.db", "desktop.ini"})  # left by systems, no word about them
 TEMPLATE = "a photo of a {}."
 COLUMNS = ("path", "label", "classname", "split")
@@ -94,7 +91,7 @@ class OwnData:
             return self.parts, "own"
         if self.split_path.is_file():
             content = splits.read(self.split_path)
-            self.check_split(content)
+            self.check_split(content, self.split_path)
             parts = content["train"], content["val"], content["test"]
             return parts, str(content.get("origin", "own"))
         split = splits.three_parts(self.pictures)
@@ -113,27 +110,33 @@ class OwnData:
         inside = {picture.path for part in parts for picture in part or ()}
         return sorted({picture.path for picture in self.pictures} - inside)
 
-    def check_split(self, split: Mapping[str, Sequence[Picture]]) -> None:
+    def check_split(self, split: Mapping[str, Sequence[Picture]], source: Path) -> None:
         """Check that the pictures of a split are there and have their classes.
+
+        Args:
+            split: pictures by part.
+            source: the file that it was read from.
 
         Raises:
             UserError: if they have not.
         """
-        remedy = (
-            f"put it right, or delete {self.split_path} and make it anew with "
-            f"`promptclip data split {self.path}`"
-        )
+        remedy = "the file was made from other pictures"
+        if source == self.split_path:
+            remedy = (
+                f"put it right, or delete {self.split_path} and make it anew with "
+                f"`promptclip data split {self.path}`"
+            )
         known = {picture.path: picture for picture in self.pictures}
         inside = [picture for part in PARTS for picture in split[part]]
         for picture in inside:
             if known.get(picture.path) != picture:
                 raise UserError(
-                    f"{self.split_path}: {picture.path} ({picture.label}, {picture.classname}) is "
-                    f"no longer there or has another class; {remedy}"
+                    f"{source}: {picture.path} ({picture.label}, {picture.classname}) is no "
+                    f"longer there or has another class; {remedy}"
                 )
         classes = {picture.label for picture in inside}
         if lost := [p.classname for p in self.pictures if p.label not in classes]:
-            raise UserError(f"{self.split_path}: class {lost[0]!r} is not in it; {remedy}")
+            raise UserError(f"{source}: class {lost[0]!r} is not in it; {remedy}")
 
 
 def read(path: str | Path) -> OwnData:
@@ -179,25 +182,15 @@ def check(data: OwnData) -> None:
             len(added),
             added[0],
         )
-    with ThreadPoolExecutor() as pool:
-        faults = list(pool.map(_fault, (data.folder / p.path for p in data.pictures)))
-    if bad := [
-        f"{picture.path} ({fault})"
-        for picture, fault in zip(data.pictures, faults, strict=True)
-        if fault
-    ]:
+    paths = {str(data.folder / picture.path): picture.path for picture in data.pictures}
+    look = partial(picture_files.read, decode=False)
+    with picture_files.quiet(), ThreadPoolExecutor() as pool:
+        bad = [trouble for found in pool.map(look, ([path] for path in paths)) for trouble in found]
+    if bad:
         raise UserError(
-            f"{data.path}: {len(bad)} of {len(faults)} pictures cannot be read, the first is "
-            f"{bad[0]}; replace or remove them"
+            f"{data.path}: {len(bad)} of {len(paths)} pictures cannot be read, the first is "
+            f"{paths[bad[0].path]} ({bad[0].detail}); replace or remove them"
         )
-
-
-def _fault(path: Path) -> str:
-    try:
-        with Image.open(path):
-            return ""
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error).replace(f" {str(path)!r}", "")
 
 
 def _read_template(file: Path) -> str:

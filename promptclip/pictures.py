@@ -5,11 +5,12 @@ Light to import: a process that only decodes pictures needs Pillow and nothing e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from PIL import Image
@@ -18,7 +19,7 @@ from PIL import Image
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )  # in small letters
 
 
@@ -52,15 +53,32 @@ def look(paths: Sequence[str]) -> list[Trouble]:
 
 
 def read(paths: Sequence[str], *, decode: bool) -> list[Trouble]:
-    """Pictures that cannot be read: their heads, or every pixel of them with `decode`."""
+    """Pictures that cannot be read: their heads, or every pixel of them with `decode`.
+
+    Call it inside of `quiet`, from which it may run in several threads.
+    """
     troubles = []
     for path in paths:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # odd metadata is no fault of the picture
-                with Image.open(path) as picture:
-                    if decode:
-                        picture.convert("RGB")
+            with Image.open(path) as picture:
+                if decode:
+                    picture.convert("RGB")
         except UNREADABLE as error:
-            troubles.append(Trouble(path, "unreadable", str(error)))
+            troubles.append(Trouble(path, "unreadable", str(error).replace(f" {path!r}", "")))
     return troubles
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Odd metadata is no fault of a picture, and no reason for Pillow to warn.
+
+    The filters are those of the whole process, so threads must not change them one by one.
+    """
+    with warnings.catch_warnings():
+        silence()
+        yield
+
+
+def silence() -> None:
+    """The same for good, in a process that only reads pictures."""
+    warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptclip import data_sets, plugins, splits
 from promptclip.config import build_cfg
@@ -36,6 +36,9 @@ from promptclip.few_shot import (
 )
 from promptclip.files import write_bytes
 
+if TYPE_CHECKING:
+    from promptclip.benchmark import Benchmark
+
 log = logging.getLogger(__name__)
 
 FIELDS = ("path", "label", "classname", "split")
@@ -50,7 +53,7 @@ _Row = tuple[str, int, str]
 _Rows = dict[str, list[_Row]]  # by part
 
 
-def place_of(dataset: str, root: str = "") -> Any:
+def place_of(dataset: str, root: str = "") -> Benchmark:
     """A benchmark's place on disk, see `Benchmark.at`.
 
     Args:
@@ -68,8 +71,11 @@ def place_of(dataset: str, root: str = "") -> Any:
     data = data_sets.find(dataset)
     cfg = build_cfg("ZeroshotCLIP", data.file, "", root=root, overrides=data.overrides)
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    if not issubclass(kind, Benchmark):
-        raise UserError(f"{cfg.DATASET.NAME} is no benchmark of promptclip and reads its own split")
+    if not (isinstance(kind, type) and issubclass(kind, Benchmark)):
+        raise UserError(
+            f"{cfg.DATASET.NAME} reads its own split, which only its plug-in can write: expected "
+            "a benchmark of promptclip"
+        )
     place = kind.at(cfg)
     if not os.path.isdir(place.image_dir):
         raise UserError(
@@ -78,7 +84,7 @@ def place_of(dataset: str, root: str = "") -> Any:
     return place
 
 
-def make(place: Any, seed: int) -> Path:
+def make(place: Benchmark, seed: int) -> Path:
     """Make a split file by the rule of `promptclip.splits`, where there is none.
 
     Returns:
@@ -98,12 +104,14 @@ def make(place: Any, seed: int) -> Path:
             f"{place.dataset_dir}: the lists of the data set are damaged or of another version "
             f"({type(error).__name__}: {error})"
         ) from error
-    place.check_split([split[part] for part in PARTS])
+    place.check_split([split[part] for part in PARTS], place.dataset_dir)
     _write_split(place, split, splits.made_here(seed))
     return Path(place.our_split_path)
 
 
-def take_over(file: Path, place: Any, shots: int | None = None, seed: int | None = None) -> None:
+def take_over(
+    file: Path, place: Benchmark, shots: int | None = None, seed: int | None = None
+) -> None:
     """Read a split or a few-shot sample of others and keep it as ours.
 
     A file with a test part is a whole split, any other a few-shot sample of the present split.
@@ -119,7 +127,7 @@ def take_over(file: Path, place: Any, shots: int | None = None, seed: int | None
             something else is kept already.
     """
     if not file.is_file():
-        raise UserError(f"no file {file}")
+        raise UserError(f"{file}: expected a file with a split or a sample, there is none")
     if file.suffix == ".pkl":
         _keep_sample(file, place, None, shots, seed)
         return
@@ -130,13 +138,13 @@ def take_over(file: Path, place: Any, shots: int | None = None, seed: int | None
     if rows.get("test"):
         _refuse_needless(place)
         split = {part: _on_disk(rows.get(part, []), place, file) for part in PARTS}
-        place.check_split([split[part] for part in PARTS])
+        place.check_split([split[part] for part in PARTS], file)
         _write_split(place, split, {"origin": f"import of {file.name}"})
     else:
         _keep_sample(file, place, rows, shots, seed)
 
 
-def export(place: Any, file: Path, shots: int | None = None, seed: int | None = None) -> None:
+def export(place: Benchmark, file: Path, shots: int | None = None, seed: int | None = None) -> None:
     """Write the split that runs use, or a few-shot sample of it, with relative paths.
 
     Args:
@@ -146,7 +154,8 @@ def export(place: Any, file: Path, shots: int | None = None, seed: int | None = 
         seed: of a few-shot sample.
 
     Raises:
-        UserError: if the file is there already, has another suffix or cannot be written.
+        UserError: if the file is there already, has another suffix or cannot be written, or if
+            there is no such sample.
     """
     if file.exists():
         raise UserError(f"{file} is there already; give another name")
@@ -155,6 +164,7 @@ def export(place: Any, file: Path, shots: int | None = None, seed: int | None = 
     parts = {"train": train, "val": val or [], "test": test}
     name = type(place).__name__
     if shots is not None and seed is not None:
+        _check_numbers(shots, seed)
         drawn = sample(
             Path(place.sample_dir), train, val or [], benchmark=name, shots=shots, seed=seed
         )
@@ -171,8 +181,8 @@ def export(place: Any, file: Path, shots: int | None = None, seed: int | None = 
             raise UserError(f"{file}: expected a name that ends with .json, .jsonl or .csv")
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error})") from error
-    hash = splits.parts_hash(parts) if "test" in parts else split_hash(*parts.values())
-    log.info("%s: %s of %s, hash %s", file, _counts(parts), name, hash[:12])
+    digest = splits.parts_hash(parts) if "test" in parts else split_hash(*parts.values())
+    log.info("%s: %s of %s, hash %s", file, _counts(parts), name, digest[:12])
 
 
 def read_rows(file: Path) -> _Rows:
@@ -188,7 +198,8 @@ def read_rows(file: Path) -> _Rows:
         rows = readers[file.suffix](file)
     except UserError:
         raise
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: not JSON, not UTF-8
+    # ValueError: not JSON, not UTF-8; RecursionError: JSON of a thousand brackets
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read as {file.suffix} ({error})") from error
     if not rows.get("train"):
         raise UserError(f"{file}: expected pictures for training, there are none")
@@ -256,6 +267,8 @@ def _row(record: Any, file: Path) -> _Row:
         label = int(label)
     if not isinstance(path, str) or type(label) is not int or not isinstance(classname, str):
         raise UserError(f"{file}: expected path, label and class name, got {record!r:.200}")
+    if label < 0:
+        raise UserError(f"{file}: expected labels from 0, got {record!r:.200}")
     return path, label, classname
 
 
@@ -263,7 +276,7 @@ def _sibling(file: Path, old: str, new: str) -> Path:
     return file.with_name(f"{file.stem.removesuffix(old)}{new}{file.suffix}")
 
 
-def _on_disk(rows: Sequence[_Row], place: Any, file: Path) -> list[Picture]:
+def _on_disk(rows: Sequence[_Row], place: Benchmark, file: Path) -> list[Picture]:
     """Pictures with the longest end of each path that is a file of the benchmark."""
     pictures = []
     for path, label, classname in rows:
@@ -275,7 +288,7 @@ def _on_disk(rows: Sequence[_Row], place: Any, file: Path) -> list[Picture]:
     return pictures
 
 
-def _refuse_needless(place: Any) -> None:
+def _refuse_needless(place: Benchmark) -> None:
     """Raise `UserError` where a split file of ours would not be read."""
     if not place.needs_split:
         name = type(place).__name__
@@ -285,7 +298,7 @@ def _refuse_needless(place: Any) -> None:
         raise UserError(f"{published} is there and counts; no other split is kept beside it")
 
 
-def _write_split(place: Any, split: splits.Split, marks: Mapping[str, Any]) -> None:
+def _write_split(place: Benchmark, split: splits.Split, marks: Mapping[str, Any]) -> None:
     path = place.our_split_path
     state = "made"
     if path.is_file():
@@ -301,17 +314,15 @@ def _write_split(place: Any, split: splits.Split, marks: Mapping[str, Any]) -> N
 
 
 def _keep_sample(
-    file: Path, place: Any, rows: _Rows | None, shots: int | None, seed: int | None
+    file: Path, place: Benchmark, rows: _Rows | None, shots: int | None, seed: int | None
 ) -> None:
     """Write a few-shot sample where runs look for it."""
     named = _SAMPLE_NAME.search(file.name)
     shots = shots if shots is not None else int(named[1]) if named else None
     seed = seed if seed is not None else int(named[2]) if named else None
-    if shots is None or seed is None or shots < 1 or seed < 0:
-        raise UserError(
-            f"{file}: its name does not say shot_K-seed_S; give --shots, at least 1, and --seed, "
-            "at least 0"
-        )
+    if shots is None or seed is None:
+        raise UserError(f"{file}: its name does not say shot_K-seed_S; give --shots and --seed")
+    _check_numbers(shots, seed)
     place.check_layout()
     train, val, _ = place.read_split()
     if rows is None:
@@ -339,6 +350,15 @@ def _keep_sample(
         raise UserError(f"{path}: cannot be written ({error})") from error
     counts = _counts({"train": drawn[0], "val": drawn[1]})
     log.info("%s: %s, hash %s", path, counts, split_hash(*drawn)[:12])
+
+
+def _check_numbers(shots: int, seed: int) -> None:
+    """Only such a sample is kept and can be had again."""
+    if shots < 1 or seed < 0:
+        raise UserError(
+            f"a few-shot sample has --shots of at least 1 and --seed of at least 0, got {shots} "
+            f"and {seed}"
+        )
 
 
 def _check_sample(

@@ -424,3 +424,10 @@ def test_a_split_that_was_made_here_is_told(
     assert status == 0
     assert "dtd             present" in output
     assert "note: the split is 'promptclip split, seed 1', not CoOp's" in output
+
+
+def test_a_wrong_number_of_workers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("0", "-1", "many", "1.5"):
+        with pytest.raises(SystemExit):
+            main(["data", "check", "--root", str(root), "--workers", wrong])
+        assert f"expected a number from 1, got '{wrong}'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,18 @@ def test_unreadable_pictures_are_named_before_anything_runs(unsplit, index):
     assert "1 of 4 pictures cannot be read, the first is Red_dog/99.png" in message_of(
         data_sets.find, str(file)
     )
+
+
+def test_a_picture_that_pillow_warns_of_is_none_the_worse(unsplit, monkeypatch):
+    """A warning is an error in these tests, as it would be in a thread that looks at pictures."""
+    with Image.open(next(unsplit.rglob("*.png"))) as one:
+        pixels = one.width * one.height
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels - 1)
+    with pytest.warns(Image.DecompressionBombWarning), Image.open(next(unsplit.rglob("*.png"))):
+        pass
+    before = list(warnings.filters)
+    data_sets.find(str(unsplit))
+    assert warnings.filters == before
 
 
 def test_a_class_without_test_pictures(parted, tmp_path, clip):

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import statistics
 
 import pytest
 from result_tree import at, config_of
@@ -56,7 +57,8 @@ def test_beside_the_same_setting(tmp_path):
         written = " ".join(
             table.render(with_published(table.build(tmp_path)), form, width=120).split()
         )
-        assert all(words in written for words in expected)
+        minus = ", $-$" if form == "latex" else ", -"
+        assert all(words.replace(", -", minus) in written for words in expected)
         assert f"published, CoOp: {source}" in written
 
 
@@ -108,6 +110,22 @@ def test_few_shot_and_tests_elsewhere(tmp_path):
     }  # fmt: skip
 
 
+def test_the_average_over_the_targets_of_the_papers_or_none(tmp_path):
+    *most, last = TARGETS["xd"]["imagenet"]
+    for target in most:
+        put(tmp_path, Place("xd", "imagenet", 16, "MaPLe", "vit_b16_xd", 1, target), 70)
+    (row,) = with_published(table.build(tmp_path)).rows
+    assert {"caltech101", "average"} & set(row.published) == {"caltech101"}
+    put(tmp_path, Place("xd", "imagenet", 16, "MaPLe", "vit_b16_xd", 1, last), 70)
+    found = with_published(table.build(tmp_path))
+    assert [paper.value for paper in found.rows[0].published["average"]] == [66.30]
+    for form in ("text", "md", "latex", "html"):
+        written = " ".join(table.render(found, form, width=1000).split())
+        assert "published 66.30, +3.70" in written
+    (line,) = csv.DictReader(io.StringIO(table.render(found, "csv")))
+    assert float(line["average_difference"]) == pytest.approx(3.7)
+
+
 def test_programs_get_them_too(tmp_path):
     base2new(tmp_path, "caltech101", "CoOp", "vit_b16_ctxv1")
     found = with_published(table.build(tmp_path))
@@ -137,7 +155,7 @@ def test_the_files_fit_our_methods_data_sets_and_configurations(file):
         data = configs_dir() / "datasets" / f"{entry.benchmark}.yaml"
         assert data.is_file() or entry.benchmark == "average"
         metrics = {"base2new": ("base", "new", "H of means"), "fewshot": ("accuracy",)}
-        elsewhere = ("imagenet", *TARGETS.get(entry.protocol, {}).get("imagenet", ()))
+        elsewhere = ("imagenet", *TARGETS.get(entry.protocol, {}).get("imagenet", ()), "average")
         assert entry.metric in metrics.get(entry.protocol, elsewhere)
     keys = [(e.method, e.cfg, e.benchmark, e.protocol, e.shots, e.metric) for e in entries]
     assert len(set(keys)) == len(keys)
@@ -152,6 +170,29 @@ def test_h_is_that_of_base_and_new(file):
         if metric == "H of means":
             base, new = (halves[method, cfg, benchmark, half] for half in ("base", "new"))
             assert value == pytest.approx(harmonic(base, new), abs=0.1)
+
+
+def test_averages_are_those_of_the_data_sets():
+    """Catches errors of copying too, and a table that was put together from several runs."""
+    entries = [entry for file in FILES for entry in read(file)]
+    means = {}
+    for e in entries:
+        if e.protocol == "base2new" and e.metric != "H of means":
+            values = means.setdefault((e.method, e.cfg, e.metric), {})
+            values.setdefault(e.benchmark, set()).add(e.value)
+        elif e.protocol in TARGETS and e.metric != e.benchmark:
+            values = means.setdefault((e.method, e.cfg, e.protocol), {})
+            values.setdefault(e.metric, set()).add(e.value)
+    compared = set()
+    for key, values in means.items():
+        averages = values.pop("average", set())
+        over = ELEVEN if key[-1] in ("base", "new") else TARGETS[key[-1]]["imagenet"]
+        if averages and set(values) == set(over):
+            assert all(len(one) == 1 for one in values.values())
+            mean = statistics.fmean(value for (value,) in values.values())
+            assert list(averages) == [pytest.approx(mean, abs=0.01)]
+            compared.add(key[0])
+    assert {"KgCoOp", "MaPLe", "PromptSRC", "CoOp", "CoCoOp", "ZeroshotCLIP"} <= compared
 
 
 @pytest.mark.parametrize(

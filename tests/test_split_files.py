@@ -175,7 +175,35 @@ def test_a_name_that_does_not_say_the_shots(run, root, parts, tmp_path):
     assert "does not say shot_K-seed_S; give --shots" in run("import-split", file)[2]
     assert run("import-split", file, "--shots", 3, "--seed", 7)[0] == 0
     assert kept(root, 3, 7)[0] == drawn(parts)
-    assert "are of one file" in run("import-split", file, file, "--shots", 3, "--seed", 7)[2]
+    for flags in (("--shots", 3, "--seed", 7), ("--shots", 3), ("--seed", 7)):
+        assert "are of one file" in run("import-split", file, file, *flags)[2]
+
+
+@pytest.mark.parametrize(("shots", "seed"), [(0, 1), (-1, 1), (2, -1)])
+def test_samples_that_are_never_kept(run, root, parts, tmp_path, shots, seed):
+    """No shots mean all pictures, and without a seed each sample is another one."""
+    flags = ("--shots", shots, "--seed", seed)
+    for status, _, err in (
+        run("export-split", tmp_path / "sample.json", *flags),
+        run("import-split", as_csv(drawn(parts), tmp_path), *flags),
+    ):
+        assert status == 2
+        assert f"at least 0, got {shots} and {seed}" in err
+    assert not (tmp_path / "sample.json").exists()
+    assert not (root / "mini" / "split_fewshot").exists()
+
+
+def test_the_folder_of_the_data_sets_is_that_of_the_other_commands(
+    root, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.delenv("DATA", raising=False)
+    file = tmp_path / "whole.json"
+    words = ["data", "export-split", str(root / "mini.yaml"), str(file)]
+    assert main(words) == 2
+    assert "no data root is set" in capsys.readouterr().err
+    monkeypatch.setenv("DATA", str(root))
+    assert main(words) == 0
+    assert file.is_file()
 
 
 # Refused
@@ -211,6 +239,7 @@ def picture_of(**changes):
     [
         ("a.txt", "", "expected .pkl, .json, .jsonl, .csv, got .txt"),
         ("a.json", "{", "cannot be read as .json"),
+        ("a.json", "[" * 100_000, "cannot be read as .json"),
         ("a.json", "[]", "expected an object with train, val or test"),
         ("a.json", '{"train": {"indices": [1]}}', "expected a list of pictures in train"),
         ("a.json", '{"train": [1]}', "expected path, label and class name, got 1"),
@@ -218,6 +247,7 @@ def picture_of(**changes):
         ("a.jsonl", "", "expected pictures for training, there are none"),
         ("a.jsonl", picture_of(split="dev"), "expected split train, val or test in each row"),
         ("a.jsonl", picture_of(label=True), "expected path, label and class name"),
+        ("a.jsonl", picture_of(label=-1), "expected labels from 0, got"),
         ("a.jsonl", picture_of(classname="red cat"), "'0/train_0.png' (0, 'red cat') is not in"),
         ("a.jsonl", picture_of(label=1), "the file was made from another split"),
         ("a.jsonl", picture_of(path="0/test_0.png"), "is not in the split of this benchmark"),
@@ -235,7 +265,7 @@ def test_unusable_files(run, root, tmp_path, name, text, message):
     assert message in err
     assert err.count("\n") == 1
     assert not (root / "mini" / "split_fewshot").exists()
-    assert run("import-split", tmp_path / "none.json")[2].startswith("error: no file ")
+    assert "expected a file with a split" in run("import-split", tmp_path / "none.json")[2]
 
 
 def test_a_sample_with_too_many_pictures_or_one_twice(run, parts, tmp_path):
@@ -290,12 +320,14 @@ def test_a_whole_split_of_own_pictures(run, root, tmp_path):
     (folder / "split_promptclip.json").unlink()
     rows["test"][0][2] = "another"
     file.write_text(json.dumps(rows))
-    assert "label 0 has two class names" in run("import-split", file, to=folder)[2]
+    assert f"{file}: label 0 has two class names" in run("import-split", file, to=folder)[2]
     rows = {part: [[path, label, f"x{name}"] for path, label, name in members]
             for part, members in rows.items()}  # fmt: skip
     rows["test"][0][2] = "x0"
     file.write_text(json.dumps(rows))
-    assert "is no longer there or has another class" in run("import-split", file, to=folder)[2]
+    error = run("import-split", file, to=folder)[2]
+    assert error.startswith(f"error: {file}: 0/train_0.png (0, x0) is no longer there")
+    assert "; the file was made from other pictures" in error
     assert not (folder / "split_promptclip.json").exists()
 
 

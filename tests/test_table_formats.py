@@ -83,7 +83,7 @@ def test_latex(tree):
     text = table.render(table.build(tree), "latex")
     lines = text.splitlines()
     assert [line for line in lines if "rule" in line] == ["\\toprule", "\\midrule", "\\bottomrule"]
-    assert r"\usepackage{booktabs}" in lines[0]
+    assert r"\usepackage{booktabs,graphicx}" in lines[0]
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     body = [line for line in lines if line.endswith(r" \\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
@@ -103,11 +103,29 @@ def test_latex_marks(tree):
     assert "Best in bold, second underlined" in text
 
 
+def test_latex_says_of_a_group_what_is_in_it(tmp_path):
+    run(tmp_path, "CoOp", 1, 60)
+    for half in ("base", "new"):
+        at(tmp_path, Place("base2new", "dtd", 16, "CoOp", "tiny", 1, half), 70)
+    text = table.render(table.build(tmp_path), "latex")
+    base2new, fewshot = re.findall(r"\\caption\{(.*)\}", text)
+    assert "H: the harmonic mean" in base2new
+    assert "H: the harmonic mean" not in fewshot
+
+
 @pytest.mark.parametrize(
     ("text", "written"),
-    [("a_b & 5%", r"a\_b \& 5\%"), ("1 ± 2", r"1 $\pm$ 2"), ("\\{~^", r"\textbackslash{}\{"
-      r"\textasciitilde{}\textasciicircum{}"), ("#$}", r"\#\$\}")],
-)  # fmt: skip
+    [
+        ("a_b & 5%", r"a\_b \& 5\%"),
+        ("1 ± 2", r"1 $\pm$ 2"),
+        ("\\{~^", r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}"),
+        ("#$}", r"\#\$\}"),
+        ("<a|b>", r"\textless{}a\textbar{}b\textgreater{}"),
+        ("--root a-b --- 5, -2.0", r"-{}-root a-b -{}-{}- 5, $-$2.0"),
+        ("a\n\n b", "a b"),
+        ("Mo\u0308we", "M\u00f6we"),
+    ],
+)
 def test_latex_escapes(text, written):
     assert escaped(text) == written
 

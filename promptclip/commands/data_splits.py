@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from promptclip.commands.data_check import add_root
 from promptclip.errors import UserError
 
 DATASET = "a file of configs/datasets without its .yaml, or the path of own pictures"
@@ -39,9 +40,7 @@ def _command(data_commands: Any, name: str, help: str, function: Any) -> argpars
         name, help=help, description=f"{help[0].upper()}{help[1:]}."
     )
     command.set_defaults(command=function)
-    command.add_argument(
-        "--root", default="", metavar="DIR", help="the folder that holds the data sets"
-    )
+    add_root(command)
     return command
 
 
@@ -60,7 +59,7 @@ def _split(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from promptclip import split_files
 
-    if args.shots is not None and len(args.files) > 1:
+    if len(args.files) > 1 and (args.shots, args.seed) != (None, None):
         raise UserError("--shots and --seed are of one file; give the others on their own")
     place = split_files.place_of(args.dataset, args.root)
     for file in args.files:

@@ -32,7 +32,8 @@ class Entry:
         cfg: the file of `configs/trainers/<method>` with the published setting; "" for any.
         benchmark: as `Row.dataset`; "average" is over the eleven of the literature.
         shots: None where a number does not depend on them.
-        metric: "base", "new" or "H of means", "accuracy", or a data set tested on.
+        metric: "base", "new" or "H of means", "accuracy", a data set tested on, or "average" over
+            all targets of the literature.
         value: in percent.
     """
 
@@ -123,8 +124,12 @@ def _column(row: Row, entry: Entry) -> str | None:
         return columns[0] if entry.metric == "accuracy" and len(columns) == 1 else None
     if entry.shots not in (None, row.shots):
         return None
-    return entry.metric if entry.metric in (*row.cells, _of_means(row)) else None
+    return entry.metric if entry.metric in (*row.cells, *_of_all(row)) else None
 
 
-def _of_means(row: Row) -> str:
-    return layout.H_OF_MEANS if row.h_of_means is not None else ""
+def _of_all(row: Row) -> list[str]:
+    """The columns for one number of all cells that means the same in papers."""
+    if row.h_of_means is not None:
+        return [layout.H_OF_MEANS]
+    targets = TARGETS.get(row.protocol, {}).get(row.dataset, ())
+    return [layout.AVERAGE] if set(row.cells) == {row.dataset, *targets} else []

@@ -9,8 +9,8 @@ from promptclip.table.model import Cell, Row
 
 Mark: TypeAlias = Literal["best", "second"]
 RULE = (
-    "Best in bold, second underlined, among the rows that share backbone, tuning and origin (the "
-    "largest such set), in columns where all of them have every seed and saw the same pictures."
+    "Best in bold, second underlined, among the methods that share backbone, tuning and origin "
+    "(the largest such set), where all of them have every seed and saw the same pictures."
 )
 
 
