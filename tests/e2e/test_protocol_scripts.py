@@ -209,7 +209,7 @@ PROTOCOLS: dict[str, tuple[dict[str, str], Callable[[str], list[Cell]], dict[str
         {"SHOTS": "2"},
         base2new,
         {
-            **{"dapt": "imagenet", "coop": "caltech101"},
+            **{"dapt": "imagenet", "cocoop": "caltech101"},
             **{"maple": "oxford_pets", "kgcoop": "stanford_cars"},
         },
     ),
@@ -247,15 +247,15 @@ def test_a_protocol_on_several_benchmarks(protocol: str, scripts: Scripts) -> No
 def test_one_training_on_imagenet_is_tested_everywhere(scripts: Scripts) -> None:
     said = {}
     for protocol, count, first in (("xd", 10, 1), ("dg", 4, 2)):  # dg finds the training of xd
-        said[protocol] = scripts("cocoop", protocol, "imagenet", SHOTS="2")
+        said[protocol] = scripts("coop", protocol, "imagenet", SHOTS="2")
         assert begun(said[protocol]) == [f"{n}/{count + 1}" for n in range(first, count + 2)]
         training, *tests = transfer(protocol, "imagenet", measured)
-        found = scripts.check(said[protocol], [training, *tests], "cocoop", "vit_b16")
+        found = scripts.check(said[protocol], [training, *tests], "coop", "vit_b16")
         average = sum(found[test.column] for test in tests) / count
         assert tables(said[protocol])[0]["average"] == f"{average:.2f}"
-        scripts.check_trainings([training], "cocoop", "vit_b16")
+        scripts.check_trainings([training], "coop", "vit_b16")
     for protocol, before in said.items():
-        scripts.check_again(before, "cocoop", protocol, "imagenet", SHOTS="2")
+        scripts.check_again(before, "coop", protocol, "imagenet", SHOTS="2")
 
 
 # On the built-in benchmarks, with the small CLIP that comes with the package
