@@ -56,7 +56,7 @@ class Scripts:
     """Runs scripts that share the folders of data and of results, and looks at the latter."""
 
     def __init__(self, data: Path, output: Path, *flags: str) -> None:
-        self.data, self._output, self._flags = data, output, flags
+        self._output, self._flags = output, flags
         inherited = grid_case.environment(PROMPTCLIP_NO_VENV="1", COLUMNS="250")
         self._environment = {k: v for k, v in inherited.items() if k not in VARIABLES} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
