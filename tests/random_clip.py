@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from promptclip.clip.config import CLIPConfig
@@ -67,3 +71,9 @@ def random_state_dict(config: CLIPConfig = TINY, seed: int = 0) -> dict[str, Ten
         "text_projection": normal(t, d, std=t**-0.5),
         "logit_scale": torch.tensor(math.log(1 / 0.07)),
     }
+
+
+def save(file: Path, config: CLIPConfig = TINY) -> None:
+    """Write a random CLIP as MODEL.BACKBONE.NAME takes it."""
+    metadata = {"promptclip.config": json.dumps(dataclasses.asdict(config))}
+    save_file(random_state_dict(config), file, metadata)

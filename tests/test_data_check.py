@@ -194,6 +194,14 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
         change_split("EuroSAT", lambda split: split["train"].pop()),
         ["11 training pictures instead of 12", "fewest: 2 of 'Sea or Lake'", "another version"],
     ),
+    "a class too few": (
+        "DescribableTextures",
+        change_split(
+            "DescribableTextures",
+            lambda split: split.update({k: [r for r in v if r[1] < 2] for k, v in split.items()}),
+        ),
+        ["2 classes instead of 3", "6 training pictures instead of 9", "another version"],
+    ),
     "a label with two names": (
         "OxfordPets",
         change_split("OxfordPets", lambda split: split["test"][0].__setitem__(2, "lynx")),
@@ -348,21 +356,34 @@ def test_every_fault_is_named(root: Path, capsys: pytest.CaptureFixture[str], fa
     assert any(all(text in line for text in said) for line in faults(output)), output
 
 
-def test_a_folder_with_one_fault_in_each_benchmark(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    chosen = {name: (damage, said) for name, damage, said in FAULTS.values()}
+# Those that one folder of data can have at once; the others are of the same benchmarks.
+TOGETHER = (
+    *("ImageNet without some classes", "SUN397's other layout", "Cars without test labels"),
+    *("no split file", "another case", "damaged split file", "an archive not unpacked"),
+    *("a class too few", "unreadable pictures", "a picture for training and test"),
+    *("missing pictures", "a label with two names", "a name with two labels", "an empty folder"),
+    *("a damaged list", "an empty class folder", "no picture by its name"),
+)
+
+
+def test_a_folder_with_all_kinds_of_faults(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in miniatures.NAMES:
-        folder = miniatures.make(root, name)
-        if name in chosen:
-            chosen[name][0](folder)
+        miniatures.make(root, name)
     shutil.rmtree(root / "imagenet-adversarial")
+    damaged = set()
+    for name, damage, _ in map(FAULTS.__getitem__, TOGETHER):
+        damage(root / miniatures.kind_of(name).dataset_dir)
+        damaged.add(name)
     status, output = check(capsys, "--root", root)
     assert status == 1
-    assert f"1 absent, {len(chosen)} broken in {root}" in output
-    assert set(miniatures.NAMES) - set(chosen) == {"ImageNetA"}
-    for _, said in chosen.values():
-        assert any(all(text in line for text in said) for line in faults(output)), said
+    for name in miniatures.NAMES:
+        whole = {"ImageNetA": "absent", "ImageNetV2": "complete"}
+        state = "broken" if name in damaged else whole[name]
+        assert f"\n{miniatures.short(name):<15} {state}" in f"\n{output}"
+    assert f"1 absent, 13 broken, 1 complete in {root}" in output
+    for fault in TOGETHER:
+        said = FAULTS[fault][-1]
+        assert any(all(text in line for text in said) for line in faults(output)), fault
 
 
 def test_leftovers_are_told_and_not_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

