@@ -37,6 +37,7 @@ from promptclip.collapse import TestFeatures, listed
 from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
 from promptclip.files import write_bytes
+from promptclip.memory import GIB
 
 log = logging.getLogger(__name__)
 
@@ -356,6 +357,7 @@ class PromptTrainer(TrainerX):
             precision=options.prec,
             device=self.device,
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
+            memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
         )
         if self.Model.prompts_image and clip.visual is not None:
             raise UserError(
