@@ -585,7 +585,7 @@ class PromptTrainer(TrainerX):
         return self._features[loader]
 
     def _find_or_compute(self, loader: Any) -> tuple[Tensor, str] | None:
-        cache, clip = open_cache(self.cfg), self.model.clip
+        cache, clip = open_cache(self.cfg.TEST.FEATURE_CACHE), self.model.clip
         if cache is None or (its := identity(clip, loader, self.cfg)) is None:
             return None
         features = cache.read(its)
