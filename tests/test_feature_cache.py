@@ -501,6 +501,7 @@ def test_the_command_lists_and_clears(
     another, _ = FeatureCache(folder)._place({"from": "another version"})
     os.utime(another, (1001, 1001))
     (folder / "mine.txt").write_text("x")
+    capsys.readouterr()
     assert main(["cache"]) == 0
     head, own, *others = capsys.readouterr().out.splitlines()
     assert head.startswith(f"{folder}: 3 sets, 0.0 MiB")
