@@ -497,12 +497,14 @@ class PromptTrainer(TrainerX):
                 if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                     self.scaler.step(optimizer)
             self.scaler.update()
-        summary = {"loss": loss.item(), "acc": compute_accuracy(output.logits, label)[0].item()}
+        summary = {"loss": loss, "acc": compute_accuracy(output.logits, label)[0].squeeze()}
         if len(terms) > 1:
-            summary |= {f"loss_{name}": term.item() for name, term in terms.items()}
+            summary |= {f"loss_{name}": term for name, term in terms.items()}
+        # In one piece: a GPU has to be waited for once, not for each number
+        values = torch.stack([value.detach().float() for value in summary.values()]).tolist()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return summary
+        return dict(zip(summary, values, strict=True))
 
     def encode(self, image: Tensor) -> Output:
         """What the model makes of a batch; under torchrun each process encodes its share."""
@@ -516,7 +518,8 @@ class PromptTrainer(TrainerX):
 
     def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels, on the device."""
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image, label = batch["img"], batch["label"]  # in pinned memory where there is CUDA
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def train(self) -> None:  # type: ignore[override]  # as in SimpleTrainer
         """Train or fit, and test; a method that learns nothing is only tested.
