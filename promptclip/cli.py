@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import promptclip
-from promptclip.commands import compare, data, grid, protocols, table, train
+from promptclip.commands import cache, compare, data, grid, protocols, table, train
 from promptclip.errors import UserError
 
 # Modules that are not there in an environment where nothing was installed.
@@ -74,6 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=promptclip.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for module in (train, protocols, grid, table, compare, data):
+    for module in (train, protocols, grid, table, compare, data, cache):
         module.add_to(commands)
     return parser

@@ -35,6 +35,7 @@ NOT_HASHED = frozenset(
         "DATASET.CFG",
         "DATASET.FOLDER",
         "DATASET.ROOT",
+        "MODEL.MEMORY_BUDGET",
         "OUTPUT_DIR",
         "RESUME",
         "TEST.COMPUTE_CMAT",
@@ -48,6 +49,9 @@ NOT_HASHED = frozenset(
 
 # Keys that came later, and the value with which everything is as it was before.
 _ADDED_LATER: dict[str, Any] = {
+    "COMPUTE.CUDNN_BENCHMARK": False,
+    "COMPUTE.DETERMINISTIC": False,
+    "COMPUTE.TF32": False,
     "DATASET.FOLDER_HASH": "",
     "DATASET.IMBALANCE": 1.0,
     "DATASET.IMBALANCE_PROFILE": "exponential",
@@ -69,6 +73,7 @@ _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "DATASET.SUBSAMPLE_CLASSES": frozenset({"all", "base", "new"}),
     "INPUT.INTERPOLATION": frozenset({"bicubic", "bilinear", "nearest"}),
     "INPUT.SIZE": (1, math.inf),
+    "MODEL.MEMORY_BUDGET": (0, math.inf),
     "OPTIM.LR": (0, 1e6),
     "OPTIM.LR_SCHEDULER": frozenset({"cosine", "multi_step", "single_step"}),
     "OPTIM.MAX_EPOCH": (1, math.inf),
@@ -105,6 +110,7 @@ def default_cfg() -> CfgNode:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    cfg.COMPUTE = CfgNode(dict.fromkeys(("TF32", "CUDNN_BENCHMARK", "DETERMINISTIC"), False))
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.IMBALANCE = 1.0  # training pictures of the rarest class to the most frequent one's
     cfg.DATASET.IMBALANCE_PROFILE = "exponential"  # or "step"
@@ -112,6 +118,7 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.FOLDER = ""  # own pictures: their folder or CSV file, see `promptclip.data_sets`
     cfg.DATASET.FOLDER_HASH = ""  # ... and the hash of what it holds, noted by the command
     cfg.MODEL.EXACT_TEXTBOOK = False
+    cfg.MODEL.MEMORY_BUDGET = 0.0  # GiB that the text tower may keep; 0: half of what is free
     cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
     cfg.TEST.FEATURE_CACHE = ""  # a folder for image features of all runs, or "off"
     cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own

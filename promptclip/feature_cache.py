@@ -58,6 +58,23 @@ LIMIT = 4 * 2**30  # bytes in a folder; ImageNet's 50,000 test pictures of ViT-B
 LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished file has no writer any more
 
 
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+    """What a file of a cache holds.
+
+    Attributes:
+        file: where.
+        size: in bytes.
+        used: when it was written or last read, in seconds since 1970.
+        identity: what `identity` gave when it was written; empty if the file is damaged.
+    """
+
+    file: Path
+    size: int
+    used: float
+    identity: dict[str, Any]
+
+
 class FeatureCache:
     """A folder of feature sets.
 
@@ -100,6 +117,34 @@ class FeatureCache:
         except OSError as error:
             log.info("Image features are not kept for other runs: %s", error)
 
+    def sets(self) -> list[FeatureSet]:
+        """What the folder holds, the last used first."""
+        found = []
+        for file in self._files():
+            with contextlib.suppress(FileNotFoundError):  # another process has deleted it
+                status = file.stat()
+                found.append(FeatureSet(file, status.st_size, status.st_mtime, _identity(file)))
+        return sorted(found, key=lambda one: one.used, reverse=True)
+
+    def clear(self) -> int:
+        """Delete all sets, and what writers left; other files stay.
+
+        Returns:
+            Bytes that are free again.
+        """
+        freed = 0
+        for file in (*self._files(), *self._unfinished()):
+            with contextlib.suppress(FileNotFoundError):
+                freed += file.stat().st_size
+                file.unlink()
+        return freed
+
+    def _files(self) -> Iterator[Path]:
+        return self.folder.glob("*.safetensors")
+
+    def _unfinished(self) -> Iterator[Path]:
+        return self.folder.glob(".*.safetensors.*")
+
     def _place(self, identity: dict[str, Any]) -> tuple[Path, str]:
         key = content_hash(identity)
         return self.folder / f"{key}.safetensors", key
@@ -107,7 +152,7 @@ class FeatureCache:
     def _trim(self, new: Path) -> None:
         """Delete what was not used for longest, but not the new set, and what writers left."""
         used = []
-        for file in self.folder.glob("*.safetensors"):
+        for file in self._files():
             with contextlib.suppress(FileNotFoundError):  # another run has deleted it
                 used.append((file.stat().st_mtime, file.stat().st_size, file))
         room = self.limit - new.stat().st_size
@@ -116,18 +161,30 @@ class FeatureCache:
                 room -= size
                 if room < 0:
                     file.unlink(missing_ok=True)
-        for file in self.folder.glob(".*.safetensors.*"):
+        for file in self._unfinished():
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - file.stat().st_mtime > LEFT_BEHIND:
                     file.unlink()
 
 
-def open_cache(cfg: CfgNode) -> FeatureCache | None:
+def _identity(file: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            found: dict[str, Any] = json.loads((opened.metadata() or {})["identity"])
+            return found
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError):
+        return {}
+
+
+def open_cache(configured: str = "") -> FeatureCache | None:
     """The cache that TEST.FEATURE_CACHE or the environment names; None if it is off.
 
     Either is a folder, "off", or empty; both empty mean a folder in the user's cache.
+
+    Args:
+        configured: TEST.FEATURE_CACHE.
     """
-    named = cfg.TEST.FEATURE_CACHE or os.environ.get(VARIABLE, "")
+    named = configured or os.environ.get(VARIABLE, "")
     if named == OFF:
         return None
     return FeatureCache(Path(named).expanduser() if named else user_cache() / "features")

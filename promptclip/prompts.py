@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from promptclip.clip.model import FrozenCLIP
+from promptclip.clip.shared_prefix import TOKENS_AT_ONCE
 from promptclip.clip.tokenizer import tokenize
 from promptclip.errors import UserError
 
@@ -63,6 +66,45 @@ class Rows(nn.Module):
         return x.index_copy(-2, self.slots, learned.to(x.dtype)[..., self.numbers, :])
 
 
+class OwnTokens(nn.Module):
+    """What some classes' sequences have behind the tokens that all begin with.
+
+    Args:
+        clip: the model whose words they are.
+        sequences: token numbers of each class to end-of-text, sorted by length.
+        first: position of their first token.
+
+    Attributes:
+        groups: (classes, tokens of each) of the runs of classes with equally many tokens.
+        n_tokens: of all of them.
+    """
+
+    positions: Tensor
+    ends: Tensor
+
+    def __init__(self, clip: FrozenCLIP, sequences: Sequence[Sequence[int]], first: int) -> None:
+        super().__init__()
+        lengths = [len(sequence) for sequence in sequences]
+        self.groups = [(count, length) for length, count in sorted(Counter(lengths).items())]
+        self.n_tokens = sum(lengths)
+        self.rows = Rows(clip, torch.tensor([*chain.from_iterable(sequences)]))
+        positions = [first + i for length in lengths for i in range(length)]
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        for name, numbers in (("positions", torch.tensor(positions)), ("ends", ends)):
+            self.register_buffer(name, numbers.to(clip.device), persistent=False)
+
+
+def _parts(sequences: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+    """Runs of sequences that have about `TOKENS_AT_ONCE` tokens together."""
+    first = tokens = 0
+    for last, sequence in enumerate(sequences):
+        if tokens and tokens + len(sequence) > TOKENS_AT_ONCE:
+            yield sequences[first:last]
+            first, tokens = last, 0
+        tokens += len(sequence)
+    yield sequences[first:]
+
+
 class TextTokens(nn.Module):
     """The token sequences of all classes, taken apart for both paths through the text tower.
 
@@ -78,9 +120,8 @@ class TextTokens(nn.Module):
 
     full_ends: Tensor
     prefix_positions: Tensor
-    suffix_positions: Tensor
-    suffix_ends: Tensor
     in_class_order: Tensor
+    parts: Any  # a ModuleList forgets that its items are `OwnTokens`
 
     def __init__(
         self, clip: FrozenCLIP, sequences: Sequence[Sequence[int]], classnames: Sequence[str] = ()
@@ -106,18 +147,13 @@ class TextTokens(nn.Module):
         shared = 0
         while shared < min(lengths) - 1 and len({row[shared] for row in sequences}) == 1:
             shared += 1
-        own = [length - shared for length in lengths]
-        order = sorted(range(self.n_classes), key=own.__getitem__)
-        self.groups = [(own.count(length), length) for length in sorted(set(own))]
+        order = sorted(range(self.n_classes), key=lengths.__getitem__)
         self.prefix = Rows(clip, torch.tensor(sequences[0][:shared], dtype=torch.long))
-        packed = [number for c in order for number in sequences[c][shared:]]
-        self.suffix = Rows(clip, torch.tensor(packed))
-        positions = [p for c in order for p in range(shared, lengths[c])]
+        parts = _parts([sequences[c][shared:] for c in order])
+        self.parts = nn.ModuleList(OwnTokens(clip, part, shared) for part in parts)
         for name, numbers in {
             "full_ends": ends,
             "prefix_positions": torch.arange(shared),
-            "suffix_positions": torch.tensor(positions),
-            "suffix_ends": torch.tensor([own[c] for c in order]).cumsum(0) - 1,
             "in_class_order": torch.tensor(order).argsort(),
         }.items():
             self.register_buffer(name, numbers.to(clip.device), persistent=False)

@@ -37,6 +37,7 @@ from promptclip.collapse import TestFeatures, listed
 from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
 from promptclip.files import write_bytes
+from promptclip.memory import GIB
 
 log = logging.getLogger(__name__)
 
@@ -356,6 +357,7 @@ class PromptTrainer(TrainerX):
             precision=options.prec,
             device=self.device,
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
+            memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
         )
         if self.Model.prompts_image and clip.visual is not None:
             raise UserError(
@@ -495,12 +497,14 @@ class PromptTrainer(TrainerX):
                 if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                     self.scaler.step(optimizer)
             self.scaler.update()
-        summary = {"loss": loss.item(), "acc": compute_accuracy(output.logits, label)[0].item()}
+        summary = {"loss": loss, "acc": compute_accuracy(output.logits, label)[0].squeeze()}
         if len(terms) > 1:
-            summary |= {f"loss_{name}": term.item() for name, term in terms.items()}
+            summary |= {f"loss_{name}": term for name, term in terms.items()}
+        # In one piece: a GPU has to be waited for once, not for each number
+        values = torch.stack([value.detach().float() for value in summary.values()]).tolist()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return summary
+        return dict(zip(summary, values, strict=True))
 
     def encode(self, image: Tensor) -> Output:
         """What the model makes of a batch; under torchrun each process encodes its share."""
@@ -514,7 +518,8 @@ class PromptTrainer(TrainerX):
 
     def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels, on the device."""
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image, label = batch["img"], batch["label"]  # in pinned memory where there is CUDA
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def train(self) -> None:  # type: ignore[override]  # as in SimpleTrainer
         """Train or fit, and test; a method that learns nothing is only tested.
@@ -583,7 +588,7 @@ class PromptTrainer(TrainerX):
         return self._features[loader]
 
     def _find_or_compute(self, loader: Any) -> tuple[Tensor, str] | None:
-        cache, clip = open_cache(self.cfg), self.model.clip
+        cache, clip = open_cache(self.cfg.TEST.FEATURE_CACHE), self.model.clip
         if cache is None or (its := identity(clip, loader, self.cfg)) is None:
             return None
         features = cache.read(its)

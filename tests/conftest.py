@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parity.summary import pytest_terminal_summary  # noqa: F401  # a hook
 from random_clip import random_state_dict
 from torch import Tensor
 

@@ -356,6 +356,7 @@ def published_search(train: Any, val: Any, rounds: int, **stop: float) -> tuple[
     return best
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("classes", [5, 10])
 @pytest.mark.parametrize(

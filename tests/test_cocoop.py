@@ -7,9 +7,6 @@ import torch
 from mini_benchmark import CLASSES, batch_of, build
 from torch.nn import functional as F
 
-from promptclip import plugins
-from promptclip.clip.model import FrozenCLIP
-
 
 @pytest.fixture
 def trainer(mini, tmp_path):
@@ -48,37 +45,6 @@ def test_a_batch_gives_what_its_images_give_alone(trainer):
     singles = [gradients(trainer, image[i : i + 1], label[i : i + 1]) for i in range(len(image))]
     mean = {n: torch.stack([one[n] for one in singles]).mean(0) for n in singles[0]}
     close(gradients(trainer, image, label), mean)
-
-
-@pytest.mark.parametrize("images", [1, 3])
-def test_slices_change_memory_and_no_number(images, trainer, monkeypatch):
-    batch = batch_of(trainer)
-    image, label = batch["img"], batch["label"]
-    logits, expected = trainer.model(image).logits, gradients(trainer, image, label)
-    sizes = []
-    encode_text = FrozenCLIP.encode_text
-
-    def noting(self, prompts, prompter):
-        sizes.append(len(prompter(0, None)))
-        return encode_text(self, prompts, prompter)
-
-    monkeypatch.setattr(FrozenCLIP, "encode_text", noting)
-    module = plugins.methods()["CoCoOp"].__module__
-    monkeypatch.setattr(f"{module}.PROMPTS_AT_ONCE", images * len(CLASSES) + 1)
-    with torch.no_grad():
-        torch.testing.assert_close(trainer.model(image).logits, logits)
-    slices = list(sizes)
-    assert max(slices) == images
-    assert sum(slices) == len(image)
-    sizes.clear()
-    close(gradients(trainer, image, label), expected)
-    assert sorted(sizes) == sorted(slices * 2)  # once more on the way back
-
-
-def test_more_classes_than_prompts_at_once(trainer, monkeypatch):
-    module = plugins.methods()["CoCoOp"].__module__
-    monkeypatch.setattr(f"{module}.PROMPTS_AT_ONCE", 1)
-    assert trainer.model(batch_of(trainer)["img"]).logits.shape == (8, len(CLASSES))
 
 
 def test_published_checkpoint(trainer, mini, tmp_path):

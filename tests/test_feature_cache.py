@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from promptclip import benchmark, feature_cache, plugins
+from promptclip.cli import main
 from promptclip.clip.model import EncodedImages, PixelsNeededError
 from promptclip.config import config_hash
 from promptclip.errors import UserError
@@ -450,7 +452,9 @@ for turn in range(25):
 
 def test_where_it_is(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def where(*overrides: Any) -> Path | None:
-        cache = open_cache(mini_benchmark.cfg_of("CoOp", mini, tmp_path, *overrides))
+        cache = open_cache(
+            mini_benchmark.cfg_of("CoOp", mini, tmp_path, *overrides).TEST.FEATURE_CACHE
+        )
         return cache and cache.folder
 
     key = "TEST.FEATURE_CACHE"
@@ -481,3 +485,31 @@ def test_a_picture_that_cannot_be_read_is_named_as_ever(
     with pytest.raises(UserError, match=r"0/test_0.png: the picture cannot be read"):
         trainer.test()
     assert files(folder) == []
+
+
+def test_the_command_lists_and_clears(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "features"
+    monkeypatch.setenv(VARIABLE, str(folder))
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == f"{folder}: 0 sets, 0.0 MiB of at most 4096\n"
+    mini_benchmark.build("CoOp", mini, tmp_path / "run").test()
+    (folder / "damaged.safetensors").write_bytes(b"x")
+    os.utime(folder / "damaged.safetensors", (1000, 1000))
+    FeatureCache(folder).keep({"from": "another version"}, FEATURES)
+    another, _ = FeatureCache(folder)._place({"from": "another version"})
+    os.utime(another, (1001, 1001))
+    (folder / "mine.txt").write_text("x")
+    capsys.readouterr()
+    assert main(["cache"]) == 0
+    head, own, *others = capsys.readouterr().out.splitlines()
+    assert head.startswith(f"{folder}: 3 sets, 0.0 MiB")
+    assert re.search(r"MiB  20 pictures of 32 pixels, weights \w{8}, fp32, torch \d[\d.]+$", own)
+    assert [line.split("MiB  ")[1].split(",")[0] for line in others] == ["damaged", "damaged"]
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out.endswith(f"are free again in {folder}\n")
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+    monkeypatch.setenv(VARIABLE, "off")
+    assert main(["cache", "--clear"]) == 0
+    assert "off" in capsys.readouterr().out

@@ -80,6 +80,7 @@ def learned(folder: Path) -> bytes:
     return torch.load(file, weights_only=True)["state_dict"]["ctx"].numpy().tobytes()
 
 
+@pytest.mark.slow
 # 20 training pictures in batches of 8: two steps in an epoch
 @pytest.mark.parametrize(
     ("where", "number"), [("train", 1), ("train", 4), ("test", 1), ("result", 1)]

@@ -64,6 +64,7 @@ def files(folder, pattern):
     return {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern)}
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_library_its_configurations_and_the_small_clip(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"promptclip/{name}" for name in files("configs", "**/*.yaml")}
@@ -79,6 +80,7 @@ def test_a_wheel_holds_the_library_its_configurations_and_the_small_clip(wheel):
     }
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_shadows_nothing_and_finds_its_parts(wheel, tmp_path):
     pip("install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel)
     done = subprocess.run(

@@ -122,6 +122,7 @@ def test_last_checkpoint_holds_the_sum(mini, tmp_path):
         assert not torch.allclose(before[name], before[total])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_in", [0, 1, 3])
 def test_interrupted_aggregation(dies_in, mini, tmp_path, monkeypatch):
     run(cfg_of("PromptSRC", mini, tmp_path / "whole", *EARLY))

@@ -188,4 +188,4 @@ def test_an_unsuitable_python_is_refused(checkout, tmp_path):
 
 
 def test_ci_runs_the_tests_as_a_developer_does():
-    assert (ROOT / ".ci/run").read_text().splitlines()[-1].endswith('scripts/test.sh"')
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1].endswith('scripts/test.sh" --all')

@@ -8,21 +8,14 @@ vector that shifts the learned context, so every image has text features of its 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from promptclip.prompts import LayerTokens, TextContext
 from promptclip.trainer import MethodOptions, Output, PromptModel, PromptTrainer, unit
-
-# Images times classes that the text tower reads at a time. With ViT-B/16 in fp32 a training step
-# keeps about 1 MB for each, so 2 GB, whatever the batch. One image's prompts are never taken apart.
-PROMPTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -67,22 +60,9 @@ class CoCoOpModel(PromptModel):
         return Output(self.clip.logit_scale * cosines, image_features, text_features)
 
     def text_features_for(self, image_features: Tensor) -> Tensor:
-        """Unit features [B, C, D] of all classes for images of unit features [B, D].
-
-        A batch with too many prompts is encoded in slices of images. With gradient, a slice's
-        activations are then not kept but computed again: exact, in the memory of one slice, for a
-        third more time.
-        """
+        """Unit features [B, C, D] of all classes for images of unit features [B, D]."""
         shift = self.prompt_learner.meta_net(image_features)  # pi, [B, text width]
         contexts = self.prompt_learner.ctx + shift[:, None]  # v_m + pi, [B, n_ctx, text width]
-        slices = contexts.split(max(PROMPTS_AT_ONCE // len(self.classnames), 1))
-        encode: Callable[[Tensor], Tensor] = self._encode
-        if len(slices) > 1 and torch.is_grad_enabled():
-            encode = partial(checkpoint, self._encode, use_reentrant=False)
-        return torch.cat([encode(part) for part in slices])
-
-    def _encode(self, contexts: Tensor) -> Tensor:
-        """Unit features [b, C, D] with a context for each image, [b, n_ctx, text width]."""
         return unit(self.clip.encode_text(self.prompt_learner.tokens, LayerTokens([contexts])))
 
 

@@ -76,6 +76,7 @@ def load_clip(
     precision: str = "auto",
     device: torch.device | str = "cpu",
     textbook: bool = False,
+    memory_budget: float = 0,
 ) -> FrozenCLIP:
     """The frozen CLIP of a source, ready to run.
 
@@ -84,6 +85,7 @@ def load_clip(
         precision: see `resolve_precision`.
         device: where the weights are put.
         textbook: run the towers as published, without the exact short cuts.
+        memory_budget: see `FrozenCLIP`, bytes.
 
     Raises:
         UserError: if the source cannot be read or is not a supported CLIP.
@@ -96,6 +98,7 @@ def load_clip(
         textbook=textbook,
         visual=visual,
         half=half_type(device),
+        memory_budget=memory_budget,
     )
     return clip.to(device)
 

@@ -4,22 +4,20 @@ The loops over blocks are explicit, so that a method says which prompt tokens en
 and nothing has to be patched. The text tower has two paths with equal results:
 
 * the textbook path pushes all 77 positions of every class through every block;
-* the fast path uses that the tower is causal and read at the end-of-text token only. The tokens
-  that all classes begin with are computed once and every class attends to their keys and values,
-  nothing behind a class's end-of-text token is computed, and in the last block only the token
-  that is read.
+* the fast path, `promptclip.clip.shared_prefix`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptclip.clip import shared_prefix
 from promptclip.clip.config import CLIPConfig
 from promptclip.errors import UserError
 
@@ -194,6 +192,8 @@ class FrozenCLIP(nn.Module):
         textbook: take the textbook path everywhere (slow; the yardstick of the fast path).
         visual: an image tower that is no vision transformer ([B, 3, H, W] -> [B, embed_dim]).
         half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
+        memory_budget: bytes that the text tower may keep for its backward pass where there are
+            many classes; 0 is half of what is free. Results do not depend on it.
     """
 
     patch_weight: Tensor
@@ -214,11 +214,13 @@ class FrozenCLIP(nn.Module):
         textbook: bool = False,
         visual: nn.Module | None = None,
         half: torch.dtype = torch.bfloat16,
+        memory_budget: float = 0,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.config, self.precision, self.textbook = config, precision, textbook
+        self.memory_budget = memory_budget
         self.dtype = {
             "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": half
         }[precision]  # fmt: skip
@@ -357,82 +359,22 @@ class FrozenCLIP(nn.Module):
 
         if isinstance(prompts, Tensor):
             prompts = TextTokens.from_numbers(self, prompts)
-        encode = self._encode_text_textbook if self.textbook else self._encode_text_fast
-        return F.linear(self.ln_final(encode(prompts, prompter)), self.text_projection.T)
+        layers = range(len(self.text_blocks))
+        learned = [None if prompter is None else prompter(layer, None) for layer in layers]
+        if self.textbook:
+            read = self._encode_text_textbook(prompts, learned)
+        else:
+            read = shared_prefix.encode(self, prompts, learned)
+        return F.linear(self.ln_final(read), self.text_projection.T)
 
-    def _encode_text_textbook(self, prompts: TextTokens, prompter: Prompter | None) -> Tensor:
+    def _encode_text_textbook(
+        self, prompts: TextTokens, learned: Sequence[Tensor | None]
+    ) -> Tensor:
         rows = prompts.full
-        learned = None if prompter is None else prompter(0, None)
-        x = rows.embed(learned) + self.text_positions.repeat(prompts.n_classes, 1)
+        x = rows.embed(learned[0]) + self.text_positions.repeat(prompts.n_classes, 1)
         for layer, block in enumerate(self.text_blocks):
-            if layer and prompter is not None:
-                x = rows.replace(x, prompter(layer, None))
+            if layer:
+                x = rows.replace(x, learned[layer])
             x = x.unflatten(-2, (prompts.n_classes, -1))
             x = block(x, causal=True).flatten(-3, -2)
         return x[..., prompts.full_ends, :]
-
-    def _encode_text_fast(self, prompts: TextTokens, prompter: Prompter | None) -> Tensor:
-        learned = None if prompter is None else prompter(0, None)
-        prefix = prompts.prefix.embed(learned) + self.text_positions[prompts.prefix_positions]
-        suffix = prompts.suffix.embed(learned) + self.text_positions[prompts.suffix_positions]
-        last = len(self.text_blocks) - 1
-        for layer, block in enumerate(self.text_blocks):
-            if layer and prompter is not None:
-                deep = prompter(layer, None)
-                prefix = prompts.prefix.replace(prefix, deep)
-                suffix = prompts.suffix.replace(suffix, deep)
-            read = prompts.suffix_ends if layer == last else None
-            query, key, value = block.queries_keys_values(block.ln_1(prefix))
-            suffix = _suffix_block(block, suffix, key, value, prompts.groups, read)
-            if layer < last:
-                attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-                prefix = block.finish(prefix, attended)
-        return suffix[..., prompts.in_class_order, :]
-
-
-def _suffix_block(
-    block: Block,
-    x: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    groups: list[tuple[int, int]],
-    read: Tensor | None,
-) -> Tensor:
-    """One block over every class's own tokens, which attend to the shared prefix and themselves.
-
-    Args:
-        block: the block.
-        x: own tokens of all classes one after the other, [T, D] or [B, T, D].
-        prefix_key: keys of the shared tokens, [heads, P, d] or [B, heads, P, d].
-        prefix_value: their values, likewise.
-        groups: (classes, tokens of each) of the runs of classes with equally many tokens.
-        read: positions to compute, the last of each class; all if None.
-
-    Returns:
-        [..., T, D], or [..., C, D] with `read`.
-    """
-    query, key, value = block.queries_keys_values(block.ln_1(x), read)
-    query = query * query.shape[-1] ** -0.5
-    to_prefix = query @ prefix_key.transpose(-1, -2)
-    batch = to_prefix.shape[:-2]  # prompts of each image differ from the prefix on, [B, heads]
-    weights, own = [], []
-    token = row = 0
-    for classes, length in groups:
-        rows = 1 if read is not None else length
-        mine = slice(token, token + classes * length)
-        asked = slice(row, row + classes * rows)
-        keys = key[..., mine, :].unflatten(-2, (classes, length))
-        scores = query[..., asked, :].unflatten(-2, (classes, rows)) @ keys.transpose(-1, -2)
-        if read is None:
-            later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(later, float("-inf"))
-        scores = scores.expand(*batch, *scores.shape[-3:])
-        ahead = to_prefix[..., asked, :].unflatten(-2, (classes, rows))
-        weight = torch.cat([ahead, scores], -1).softmax(-1)
-        shared = prefix_key.shape[-2]
-        values = value[..., mine, :].unflatten(-2, (classes, length))
-        own.append((weight[..., shared:] @ values).flatten(-3, -2))
-        weights.append(weight[..., :shared].flatten(-3, -2))
-        token, row = mine.stop, asked.stop
-    attended = torch.cat(weights, -2) @ prefix_value + torch.cat(own, -2)
-    return block.finish(x if read is None else x[..., read, :], attended)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from promptclip.commands.train import DETERMINISTIC
 from promptclip.errors import UserError
 
 PROTOCOL_EPILOG = """Flags stand before METHOD or after the last SEED. Finished runs are not
@@ -60,6 +61,8 @@ def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callab
     flag("--output", default="output", metavar="DIR", help="(default: output)")
     flag("--quiet", action="store_true", help="one line for each run; the rest is in log.txt")
     flag("--dry-run", action="store_true", help="say what would be run and where, do nothing")
+    flag("--deterministic", dest="set", action="append_const", default=[],
+         const=DETERMINISTIC,         help="the same numbers twice on a GPU, too")  # fmt: skip
     flag("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
          help="any configuration key, such as OPTIM.MAX_EPOCH 50; can be repeated")  # fmt: skip
     flag("methods", type=names, metavar="METHOD[,METHOD...]", help="such as zsclip,coop,dapt")

@@ -10,6 +10,8 @@ from promptclip.errors import UserError
 EPILOG = """KEY VALUE pairs come last and have the last word on any configuration key, for example
 DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base TRAINER.COOP.N_CTX 4 OPTIM.MAX_EPOCH 50"""
 
+DETERMINISTIC = ("COMPUTE.DETERMINISTIC", True)
+
 # CoOp's flags that stand for a key
 FLAG_KEYS = {
     "resume": "RESUME",
@@ -48,6 +50,12 @@ def add_to(commands: Any) -> None:
     flag("--eval-only", action="store_true", help="test the checkpoint in --model-dir")
     flag("--model-dir", default="", metavar="DIR", help="output folder of the training run")
     flag("--load-epoch", type=int, metavar="N", help="(default: the best on validation)")
+    flag(
+        "--deterministic",
+        action="store_true",
+        help="COMPUTE.DETERMINISTIC True: the same numbers "
+        "twice on a GPU, too, or an error where that cannot be",
+    )
     flag("--no-train", action="store_true", help="build everything, then stop")
     flag("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="see below")
 
@@ -72,6 +80,7 @@ def _train(args: argparse.Namespace) -> int:
         overrides=[
             *(data.overrides if data else ()),
             *(part for pair in flags if pair[1] for part in pair),
+            *(DETERMINISTIC if args.deterministic else ()),
             *args.opts,
         ],
     )

@@ -52,7 +52,9 @@ def build(spec: Spec, name: str, folder: Path, *, textbook: bool) -> Any:
     for key, value in {**spec.options(case), "PREC": "fp32"}.items():
         cfg.TRAINER[cfg.TRAINER.NAME.upper()][key] = value
 
-    def load_clip(_: str, *, precision: str, device: torch.device, textbook: bool) -> FrozenCLIP:
+    def load_clip(
+        _: str, *, precision: str, textbook: bool, device: Any, **others: object
+    ) -> FrozenCLIP:
         weights = common.random_clip(case.clip)
         clip = FrozenCLIP(weights, common.CLIPS[case.clip], precision=precision, textbook=textbook)
         return clip.to(device)

@@ -32,6 +32,7 @@ assert elsewhere.getvalue() == "redirected\\n"
 """
 
 
+@pytest.mark.slow
 def test_import_has_no_side_effects():
     command = [sys.executable, "-W", "error", "-c", PROBE]
     result = subprocess.run(command, capture_output=True, text=True)

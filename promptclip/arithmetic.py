@@ -1,0 +1,35 @@
+"""How numbers are computed: what trades speed for exactness is a setting, not a default of torch.
+
+`COMPUTE` in the configuration has it; docs/performance.md tells what each costs and changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+log = logging.getLogger(__name__)
+
+# What cuBLAS needs to sum in the same order every time (its documentation, "Results
+# reproducibility"); it is read when the first product is computed.
+_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def arrange(cfg: CfgNode) -> None:
+    """Tell torch what `cfg.COMPUTE` asks for; it holds for the whole process until told anew."""
+    compute = cfg.COMPUTE
+    torch.backends.cuda.matmul.allow_tf32 = compute.TF32
+    torch.backends.cudnn.allow_tf32 = compute.TF32
+    torch.backends.cudnn.benchmark = compute.CUDNN_BENCHMARK and not compute.DETERMINISTIC
+    if compute.DETERMINISTIC and os.environ.setdefault(*_WORKSPACE) not in (":4096:8", ":16:8"):
+        name, value = _WORKSPACE
+        log.warning("%s=%s: set it to %s for equal numbers", name, os.environ[name], value)
+    torch.use_deterministic_algorithms(compute.DETERMINISTIC)
+    # Nothing here reads memory before it is written, so it need not be filled first
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

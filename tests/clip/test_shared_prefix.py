@@ -1,0 +1,125 @@
+"""The text tower in parts: the numbers of the textbook path, whatever the memory budget."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+from random_clip import TINY, random_state_dict
+from torch import Tensor
+
+from promptclip import memory
+from promptclip.clip import shared_prefix
+from promptclip.clip.model import FrozenCLIP
+from promptclip.prompts import LayerTokens, TextContext
+
+NAMES = ["cat", "golden retriever", "dog", "yellow lady slipper orchid", "sea", "jet", "oak tree"]
+NONE, AMPLE = 1.0, 1e12  # budgets in bytes
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    for module in ("promptclip.prompts", "promptclip.clip.shared_prefix"):
+        monkeypatch.setattr(f"{module}.TOKENS_AT_ONCE", 8)
+
+
+def clip(**settings: object) -> FrozenCLIP:
+    return FrozenCLIP(random_state_dict(), TINY, **settings)
+
+
+def run(clip: FrozenCLIP, images: int = 0, **options: object) -> tuple[Tensor, Tensor]:
+    """Features and the gradient with respect to the learned vectors."""
+    torch.manual_seed(0)
+    context = TextContext(clip, NAMES, n_ctx=4, **options)
+    prompter = context
+    if images:
+        shift = torch.randn(images, 1, clip.config.text_width) / 10
+        prompter = LayerTokens([context.ctx + shift])
+    features = clip.encode_text(context.tokens, prompter)
+    (features * torch.randn(features.shape)).sum().backward()
+    return features.detach(), context.ctx.grad
+
+
+CASES = {
+    "generic": {},
+    "class-specific": {"csc": True},
+    "middle": {"position": "middle"},
+    "front": {"position": "front"},
+    "deep": {"depth": 2},
+    "of 3 images": {"images": 3},
+    "of 3 images, front": {"images": 3, "position": "front"},
+}
+
+
+@pytest.mark.parametrize("budget", [NONE, AMPLE])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_equals_the_textbook_path(case, budget):
+    ours = run(clip(memory_budget=budget), **case)
+    theirs = run(clip(textbook=True), **case)
+    for mine, textbook in zip(ours, theirs, strict=True):
+        assert (mine - textbook).abs().max() < 1e-5 * textbook.abs().max()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_budget_changes_no_bit(case):
+    ample, tiny = (run(clip(memory_budget=budget), **case) for budget in (AMPLE, NONE))
+    assert all(map(torch.equal, ample, tiny))
+
+
+def test_parts_are_computed_again_where_the_budget_ends(monkeypatch):
+    parts, counted = [], []
+    own, saved_for_backward = shared_prefix._part, memory.saved_for_backward
+
+    def part(clip, tokens, *rest):
+        parts.append(tokens)
+        return own(clip, tokens, *rest)
+
+    @contextmanager
+    def counting(without):
+        with saved_for_backward(without) as saved:
+            counted.append(saved)
+            yield saved
+
+    monkeypatch.setattr(shared_prefix, "_part", part)
+    monkeypatch.setattr(memory, "saved_for_backward", counting)
+    run(clip(memory_budget=AMPLE))
+    number, needed = len(parts), sum(saved.bytes for saved in counted)
+    assert number == len(set(parts)) > 3  # none twice
+    parts.clear()
+    run(clip(memory_budget=NONE))
+    assert len(parts) == 2 * number - 1  # the first is kept, to see what a part needs
+    parts.clear()
+    counted.clear()
+    run(clip(memory_budget=needed / 2))
+    assert number < len(parts) < 2 * number - 1
+    assert sum(saved.bytes for saved in counted) < needed / 2 + max(s.bytes for s in counted)
+
+
+def test_without_gradient_nothing_is_counted(monkeypatch):
+    monkeypatch.setattr(memory, "available", None)
+    tower = clip()
+    context = TextContext(tower, NAMES, n_ctx=4)
+    with torch.no_grad():
+        assert len(tower.encode_text(context.tokens, context)) == len(NAMES)
+
+
+@pytest.mark.parametrize("budget", [NONE, AMPLE])
+def test_nothing_stays_behind(budget):
+    tower = clip(memory_budget=budget)
+    context = TextContext(tower, NAMES, n_ctx=4)
+    features = tower.encode_text(context.tokens, context)
+    learned = weakref.ref(context.ctx)  # which the graph holds
+    del context
+    assert learned() is not None
+    del features
+    gc.collect()
+    assert learned() is None
+
+
+def test_half_of_the_free_memory_is_the_budget_unless_one_is_given(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    assert shared_prefix._Budget(clip(), []).left == 500
+    assert shared_prefix._Budget(clip(memory_budget=70), []).left == 70

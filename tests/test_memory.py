@@ -1,0 +1,76 @@
+"""How much memory is free, and how much a backward pass needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptclip import memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A machine with 8 GiB free, and a process in the group /job/step of it."""
+    (tmp_path / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable:  8388608 kB\n")
+    (tmp_path / "own").write_text("0::/job/step\n")
+    (tmp_path / "groups/job/step").mkdir(parents=True)
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    return tmp_path
+
+
+def limit(group: Path, most: object, used: int, unneeded: int = 0) -> None:
+    (group / "memory.max").write_text(f"{most}\n")
+    (group / "memory.current").write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 1\ninactive_file {unneeded}\n")
+
+
+def test_this_machine():
+    assert 0 < memory.available(CPU) < 2**50
+
+
+def test_what_the_machine_has_free(system):
+    assert memory.available(CPU) == 8 * memory.GIB
+
+
+@pytest.mark.parametrize("group", ["", "job", "job/step"])
+def test_a_limit_of_any_group_around_the_process_counts(group, system):
+    limit(system / "groups" / group, 3 * memory.GIB, memory.GIB)
+    assert memory.available(CPU) == 2 * memory.GIB
+
+
+def test_files_in_memory_are_room(system):
+    limit(system / "groups/job", 3 * memory.GIB, 3 * memory.GIB, unneeded=memory.GIB)
+    assert memory.available(CPU) == memory.GIB
+
+
+def test_no_limit(system):
+    limit(system / "groups/job", "max", memory.GIB)
+    assert memory.available(CPU) == 8 * memory.GIB
+
+
+def test_a_group_beyond_its_limit_leaves_nothing(system):
+    limit(system / "groups/job", memory.GIB, 2 * memory.GIB)
+    assert memory.available(CPU) == 0
+
+
+def test_a_system_that_does_not_tell(system):
+    (system / "meminfo").unlink()
+    (system / "own").unlink()
+    assert 0 < memory.available(CPU) < 2**50
+
+
+def test_what_is_saved_is_counted_once():
+    weight = torch.randn(100, 100)
+    x = torch.randn(100, 100, requires_grad=True)
+    with memory.saved_for_backward(without=[weight]) as saved:
+        y = (x @ weight).exp()  # keeps its result, of which `y * y` keeps nothing new
+        z = y * y
+    assert saved.bytes == y.nbytes
+    z.sum().backward()
+    assert x.grad is not None
