@@ -113,10 +113,15 @@ def benchmark(name: str) -> type[Benchmark]:
 
 
 def _resolve(kind: str, text: str, names: list[str], short: dict[str, str]) -> str:
-    known = {name.lower(): name for name in names}
-    known |= {stem: name for stem, name in short.items() if name in names}
-    if text.lower() in known:
-        return known[text.lower()]
-    close = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.5)
+    known = {_plain(name): name for name in names}
+    known |= {_plain(stem): name for stem, name in short.items() if name in names}
+    if (plain := _plain(text)) in known:
+        return known[plain]
+    close = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
     hint = f"did you mean {known[close[0]]!r}?" if close else "known are"
     raise UserError(f"unknown {kind} {text!r}; {hint} ({', '.join(sorted(names))})")
+
+
+def _plain(name: str) -> str:
+    """A name without what spellings differ in: emoji_line, EmojiLine."""
+    return name.lower().replace("_", "").replace("-", "")

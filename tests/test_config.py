@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptclip import config
+from promptclip import config, plugins
 from promptclip.config import build_cfg, config_difference, config_hash, configs_dir
 from promptclip.errors import UserError
 
@@ -249,3 +249,8 @@ def test_dapt_has_the_published_epochs(shots, epochs):
 def test_closest_ignores_case():
     assert config.closest("imagenat", ["ImageNet", "Emoji"]) == "ImageNet"
     assert config.closest("zzz", ["ImageNet"]) == ""
+
+
+@pytest.mark.parametrize("name", ["emoji_openmoji", "EmojiOpenMoji", "emoji-openmoji"])
+def test_names_of_data_sets_are_found_however_they_are_spelt(name):
+    assert plugins.dataset_name(name) == "EmojiOpenMoji"
