@@ -52,6 +52,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     gc.freeze()  # a collection before each measurement need not look at what was imported
     logging.disable(logging.INFO)  # the trainers tell what they build
+    logging.getLogger("promptclip.trainer").setLevel(logging.ERROR)  # ... and ImageNet's twin names
     sizes = QUICK if args.quick else FULL
     chosen = {"classes": args.classes, "textbook_classes": args.textbook_limit}
     sizes = dataclasses.replace(

@@ -7,12 +7,14 @@ import math
 import subprocess
 import sys
 from collections import Counter as Tally
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from random_clip import TINY, random_state_dict
-from speed import weights
+from speed import tricks, weights
 from speed.measure import Measured
 from speed.operations import Counter, image_operations, text_operations
 from speed.table import SECONDS, Row, lines
@@ -21,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import promptclip
 from promptclip.clip.layout import check_tensors
-from promptclip.clip.model import FrozenCLIP
+from promptclip.clip.model import Block, FrozenCLIP
+from promptclip.feature_cache import instead
 from promptclip.prompts import POSITIONS, LayerTokens, TextContext, VisualTokens
 
 ROOT = Path(promptclip.__file__).parent.parent
@@ -103,6 +106,44 @@ def test_a_watched_clip_computes_the_same_and_is_counted(clip):
     assert watched == work()
     logits = 3 * 2 * 2 * len(NAMES) * TINY.embed_dim  # not the towers'
     assert counter.total == counted(work) - logits
+
+
+def test_without_a_trick_the_features_are_the_same(clip):
+    context = TextContext(clip, NAMES, n_ctx=tricks.N_CTX)
+    model = SimpleNamespace(
+        clip=clip, classnames=NAMES, prompt_learner=context, text_prompter=context
+    )
+    trainer = SimpleNamespace(model=model, num_classes=len(NAMES))
+    expected = clip.encode_text(context.tokens, context)
+
+    tokens, prompter = tricks._prefix_of_each_class(trainer)
+    assert len(tokens.prefix_positions) == 1
+    torch.testing.assert_close(clip.encode_text(tokens, prompter), expected)
+
+    image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    with counted_whole() as rows, tricks._whole_last_block():
+        torch.testing.assert_close(clip.encode_text(context.tokens, context), expected)
+    assert rows[-1] == sum(part.n_tokens for part in context.tokens.parts)
+    with instead(Block, "forward", tricks._whole_block(Block.forward)):
+        found = clip.encode_image(image)
+    torch.testing.assert_close(found, clip.encode_image(image))
+
+    tokens, _ = tricks._all_positions(trainer)
+    own = TINY.context_length - len(tokens.prefix_positions)
+    assert [part.n_tokens for part in tokens.parts] == [len(NAMES) * own]
+
+
+@contextmanager
+def counted_whole():
+    """Numbers of text tokens that a block's last step is given."""
+    rows, finish = [], Block.finish
+
+    def counting(self, x, attended):
+        rows.append(x.shape[-2])
+        return finish(self, x, attended)
+
+    with instead(Block, "finish", counting):
+        yield rows
 
 
 def test_random_weights_are_a_clip():

@@ -35,13 +35,13 @@ def overhead(bench: Bench) -> Iterator[Row]:
     """An epoch of CoOp over JPEG files with nothing in the place of its steps."""
     classes, shots = bench.sizes.classes[0], bench.sizes.shots
     step = bench.step("CoOp", classes).ours
-    with bench.trainer("CoOp", bench.data(classes, train=shots)) as trainer:
+    with bench.trainer("CoOp", bench.data(classes, train=shots), workers=True) as trainer:
         decoding = bench.measure(lambda: _decode(trainer))
         trainer.before_train()
         with logged(trainer.output_dir), instead(trainer, "forward_backward", _nothing):
             epoch = bench.measure(trainer.run_epoch)
             batches = len(trainer.train_loader_x)
-            empty = [{}] * bench.sizes.loop_steps
+            empty: list[dict[str, Any]] = [{}] * bench.sizes.loop_steps
             with instead(trainer, "train_loader_x", empty):
                 loop = bench.measure(trainer.run_epoch)
     images = len(trainer.train_loader_x.dataset)

@@ -38,12 +38,10 @@ def curves(bench: Bench) -> Iterator[Curve]:
     text = f"text tower, {few} classes"
     classes = sorted({*sizes.curve_classes, *sizes.classes, sizes.many_classes})
     yield from _both("classes", "text tower", classes, bench.text)
-    yield from _both("context tokens", text, sizes.curve_contexts,
-                     lambda count: bench.text(few, context=count))  # fmt: skip
+    yield from _both("context tokens", text, sizes.curve_contexts, partial(bench.text, few, "fp32"))
     for method in ("CoOp", "DAPT"):
-        steps = partial(bench.step, method, few)
-        yield from _both("images", f"{method} step, {few} classes", sizes.curve_batches,
-                         lambda batch, steps=steps: steps(batch=batch))  # fmt: skip
+        work, step = f"{method} step, {few} classes", partial(bench.step, method, few, "fp32")
+        yield from _both("images", work, sizes.curve_batches, step)
 
 
 def _both(

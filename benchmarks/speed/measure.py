@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-SLOW, VERY_SLOW = 5.0, 30.0  # seconds
+SLOW, VERY_SLOW = 5.0, 60.0  # seconds
 RULE = (
-    f"What takes more than {SLOW:.0f} s needs no run that warms up; the textbook path then runs "
-    f"three times, and what takes more than {VERY_SLOW:.0f} s twice."
+    f"What takes more than {SLOW:.0f} s needs no run that warms up, and the textbook path then "
+    f"runs twice; what takes more than {VERY_SLOW:.0f} s runs once."
 )
 
 
@@ -53,7 +53,7 @@ def measure(
     if runs[0].seconds < SLOW:
         wanted, skipped = repeat + 1, 1
     else:
-        most = 2 if runs[0].seconds > VERY_SLOW else 3 if yardstick else repeat
+        most = 1 if runs[0].seconds > VERY_SLOW else 2 if yardstick else repeat
         wanted, skipped = min(repeat, most), 0
     while len(runs) < wanted:
         runs.append(once(work, device))

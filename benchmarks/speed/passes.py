@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from promptclip.benchmark import PictureSet
-from promptclip.feature_cache import OFF, identity, instead, open_cache
+from promptclip.feature_cache import OFF, FeatureCache, identity, instead
 from speed.bench import Bench
 from speed.measure import Measured, once
 from speed.table import Row, times
@@ -53,7 +53,7 @@ def _passes(bench: Bench, precision: str) -> Passes:
     root = bench.data(sizes.test_classes, test=per_class)
     cache = bench.folder / f"features-{precision}"
     key = "TEST.FEATURE_CACHE", str(cache)
-    with bench.trainer("CoOp", root, *key, precision=precision) as trainer:
+    with bench.trainer("CoOp", root, *key, precision=precision, workers=True) as trainer:
         whole, model = trainer.test_loader, trainer.model
         ours, theirs = sizes.test_batches
 
@@ -72,7 +72,9 @@ def _passes(bench: Bench, precision: str) -> Passes:
         # What `cold` would have kept, had it gone through all pictures
         its = identity(model.clip, whole, trainer.cfg)
         features = torch.randn(len(whole.dataset), sizes.clip.embed_dim, dtype=model.clip.dtype)
-        open_cache(trainer.cfg).keep(its, features)
+        if its is None:
+            raise RuntimeError("these pictures' features cannot be kept: expected a plain test set")
+        FeatureCache(cache).keep(its, features)
 
         def cached() -> None:
             trainer._features.clear()
