@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from speed.bench import Bench, Compared
 from speed.measure import Measured
 from speed.table import MEGABYTE
@@ -60,6 +58,8 @@ def draw(lines: Sequence[Curve], folder: Path) -> list[Path]:
     Returns:
         The files.
     """
+    from matplotlib.figure import Figure  # an extra, `promptclip[plots]`
+
     varied = list(dict.fromkeys(line.over for line in lines))
     figure = Figure(figsize=(5 * len(varied), 8), layout="constrained")
     for axes, over in zip(figure.subplots(2, len(varied), squeeze=False).T, varied, strict=True):
