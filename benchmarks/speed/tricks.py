@@ -1,0 +1,140 @@
+"""What each trick gives: the same work with it alone switched off.
+
+Not here: that frozen weights get no gradients (they are buffers: nothing could compute any), that
+few-shot pictures are decoded once (`overhead` measures the decoding), and the in-place form of
+QuickGELU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptclip import prompts
+from promptclip.clip import shared_prefix
+from promptclip.clip.model import Block
+from promptclip.clip.tokenizer import tokenize
+from promptclip.feature_cache import instead
+from promptclip.prompts import TextTokens, context_tokens
+from speed.bench import Bench
+from speed.measure import Measured
+from speed.passes import passes
+from speed.table import Row, times
+
+N_CTX = 16
+IMAGES = 4
+
+
+def tricks(bench: Bench) -> Iterator[Row]:
+    """Each trick, as how many times faster it makes its work."""
+    few, many = bench.sizes.classes[0], bench.sizes.classes[-1]
+    with bench.trainer("CoOp", bench.small(few), "TRAINER.COOP.N_CTX", N_CTX) as trainer:
+        plain = bench.measure(_text(trainer))
+        for trick, work, around in (
+            ("shared prefix", _text(trainer, _prefix_of_each_class(trainer)), nullcontext()),
+            ("cut suffix", _text(trainer, _all_positions(trainer)), nullcontext()),
+            ("text: last block for the read token", _text(trainer), _whole_last_block()),
+        ):
+            with around:
+                off = bench.measure(work)
+            yield _row(f"text tower, {few} classes: {trick}", plain, off)
+        image = _image(trainer)
+        plain = bench.measure(image)
+        with instead(Block, "forward", _whole_block(Block.forward)):
+            off = bench.measure(image)
+        yield _row(f"image tower, {IMAGES} images: last block for the class token", plain, off)
+    with bench.trainer("CoOp", bench.small(many), "TRAINER.COOP.N_CTX", N_CTX) as trainer:
+        plain = bench.measure(_text(trainer))
+        trainer.model.clip.memory_budget = 1  # byte: nothing is kept
+        yield _row(f"text tower, {many} classes: keep rather than recompute", plain,
+                   bench.measure(_text(trainer)))  # fmt: skip
+        trainer.model.clip.memory_budget = 0
+        with instead(prompts, "TOKENS_AT_ONCE", 10**9):
+            whole = _tokens(trainer)
+        yield _row(f"text tower, {many} classes: parts of some thousand tokens", plain,
+                   bench.measure(_text(trainer, (whole, trainer.model.text_prompter))))  # fmt: skip
+    found = passes(bench)
+    every_batch = (found.batches - 1) * found.text.seconds
+    for name, on in (("cold", found.cold), ("cached images", found.cached)):
+        off = Measured(on.seconds + every_batch, on.bytes, on.peak, on.runs, scaled=True)
+        yield _row(f"test pass, {name}: text features once", on, off)
+    yield _row("test pass: cache of image features", found.cached, found.cold)
+
+
+def _row(work: str, on: Measured, off: Measured) -> Row:
+    return times("tricks", work, on, off, "without")
+
+
+def _text(trainer: Any, variant: tuple[TextTokens, Any] | None = None) -> Callable[[], None]:
+    """The text tower forward and backward, of other tokens and prompter if given."""
+    model = trainer.model
+    tokens, prompter = variant or (model.text_prompter.tokens, model.text_prompter)
+    direction = torch.randn(trainer.num_classes, model.clip.config.embed_dim, device=trainer.device)
+
+    def work() -> None:
+        model.zero_grad()
+        (model.clip.encode_text(tokens, prompter) * direction).sum().backward()
+
+    return work
+
+
+def _image(trainer: Any) -> Callable[[], None]:
+    """The image tower forward, of some training pictures."""
+    pixels = next(iter(trainer.train_loader_x))["img"][:IMAGES].to(trainer.device)
+
+    @torch.no_grad()
+    def work() -> None:
+        trainer.model.clip.encode_image(pixels)
+
+    return work
+
+
+def _tokens(trainer: Any, *, csc: bool = False) -> TextTokens:
+    model = trainer.model
+    return context_tokens(model.clip, model.classnames, N_CTX, csc=csc)
+
+
+def _prefix_of_each_class(trainer: Any) -> tuple[TextTokens, Any]:
+    """Slots of their own for every class, filled alike: only the start of the text is shared."""
+    context = trainer.model.prompt_learner.ctx
+
+    def prompter(layer: int, tokens: Any) -> Tensor | None:
+        return context.repeat(trainer.num_classes, 1) if layer == 0 else None
+
+    return _tokens(trainer, csc=True), prompter
+
+
+def _all_positions(trainer: Any) -> tuple[TextTokens, Any]:
+    """Sequences padded to the tower's context.
+
+    What is read is the last padding: other numbers at the same cost as a read of the end of text.
+    """
+    model, config = trainer.model, trainer.model.clip.config
+    slots = list(range(config.vocab_size, config.vocab_size + N_CTX))
+    names = [f"{name}." for name in model.classnames]
+    rows = tokenize(names, config.context_length - N_CTX).tolist()
+    sequences = [[row[0], *slots, *row[1:]] for row in rows]
+    return TextTokens(model.clip, sequences), model.text_prompter
+
+
+def _whole_last_block() -> AbstractContextManager[None]:
+    block: Any = shared_prefix._block
+
+    def whole(*arguments: Any) -> Tensor:
+        *most, read = arguments
+        x: Tensor = block(*most, None)
+        return x if read is None else x[..., read, :]
+
+    return instead(shared_prefix, "_block", whole)
+
+
+def _whole_block(forward: Any) -> Any:
+    def whole(self: Block, x: Tensor, *, causal: bool = False, read: Any = None) -> Tensor:
+        found: Tensor = forward(self, x, causal=causal)
+        return found if read is None else found[..., read, :]
+
+    return whole

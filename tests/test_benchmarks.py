@@ -1,0 +1,238 @@
+"""The speed benchmark: that it counts operations right, and that every row runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections import Counter as Tally
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from random_clip import TINY, random_state_dict
+from speed import tricks, weights
+from speed.measure import Measured
+from speed.operations import Counter, image_operations, text_operations
+from speed.table import SECONDS, Row, lines
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import promptclip
+from promptclip.clip.layout import check_tensors
+from promptclip.clip.model import Block, FrozenCLIP
+from promptclip.feature_cache import instead
+from promptclip.prompts import POSITIONS, LayerTokens, TextContext, VisualTokens
+
+ROOT = Path(promptclip.__file__).parent.parent
+NAMES = ["dog", "fire engine", "a very long name indeed", "ox"]
+ROWS = {
+    *("text", "coop", "cocoop", "dapt", "upt", "dpt"),
+    *("test", "half", "scale", "overhead", "start", "tricks"),
+}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return FrozenCLIP(random_state_dict(), TINY)
+
+
+def counted(work):
+    """Operations as PyTorch counts them; its fused attention on a CPU it does not."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("images", [0, 3])
+def test_text_operations(position, images, clip):
+    context = TextContext(clip, NAMES, n_ctx=4, position=position)
+    learned = context.ctx + torch.randn(images, 1, TINY.text_width) if images else context.ctx
+    prompter, tokens, times = LayerTokens([learned]), context.tokens, max(images, 1)
+
+    forward_backward = counted(lambda: clip.encode_text(tokens, prompter).sum().backward())
+    assert text_operations(TINY, tokens, images=times, backward=True) == forward_backward
+
+    with torch.no_grad():
+        forward = counted(lambda: clip.encode_text(tokens, prompter))
+    assert text_operations(TINY, tokens, images=times, backward=False) == forward
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_image_operations(depth, clip):
+    image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    prompter = VisualTokens(clip, 5, depth=depth)
+    work = counted(lambda: clip.encode_image(image, prompter).sum().backward())
+    assert image_operations(TINY, 2, [5] * depth, backward=True) == work
+
+
+def test_image_operations_without_prompts(clip):
+    image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    assert image_operations(TINY, 2) == counted(lambda: clip.encode_image(image))
+
+
+def test_prompts_in_upper_layers_need_no_gradient_below(clip):
+    image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    tokens = torch.randn(5, TINY.visual_width, requires_grad=True)
+
+    def prompter(layer, _):
+        return tokens if layer == 1 else None
+
+    work = counted(lambda: clip.encode_image(image, prompter).sum().backward())
+    assert image_operations(TINY, 2, [None, 5], backward=True) == work
+
+
+def test_a_watched_clip_computes_the_same_and_is_counted(clip):
+    image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    visual = VisualTokens(clip, 5, depth=2, before_norm=True)
+    context = TextContext(clip, NAMES, n_ctx=4)
+
+    def work():
+        image_features, text_features = (
+            clip.encode_image(image, visual),
+            clip.encode_text(context.tokens, context),
+        )
+        loss = (image_features @ text_features.T).sum()
+        loss.backward()
+        return loss.item()
+
+    counter = Counter()
+    with counter.watching(clip):
+        watched = work()
+    assert watched == work()
+    logits = 3 * 2 * 2 * len(NAMES) * TINY.embed_dim  # not the towers'
+    assert counter.total == counted(work) - logits
+
+
+def test_without_a_trick_the_features_are_the_same(clip):
+    context = TextContext(clip, NAMES, n_ctx=tricks.N_CTX)
+    model = SimpleNamespace(
+        clip=clip, classnames=NAMES, prompt_learner=context, text_prompter=context
+    )
+    trainer = SimpleNamespace(model=model, num_classes=len(NAMES))
+    expected = clip.encode_text(context.tokens, context)
+
+    tokens, prompter = tricks._prefix_of_each_class(trainer)
+    assert len(tokens.prefix_positions) == 1
+    torch.testing.assert_close(clip.encode_text(tokens, prompter), expected)
+
+    image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
+    with counted_whole() as rows, tricks._whole_last_block():
+        torch.testing.assert_close(clip.encode_text(context.tokens, context), expected)
+    assert rows[-1] == sum(part.n_tokens for part in context.tokens.parts)
+    with instead(Block, "forward", tricks._whole_block(Block.forward)):
+        found = clip.encode_image(image)
+    torch.testing.assert_close(found, clip.encode_image(image))
+
+    tokens, _ = tricks._all_positions(trainer)
+    own = TINY.context_length - len(tokens.prefix_positions)
+    assert [part.n_tokens for part in tokens.parts] == [len(NAMES) * own]
+
+
+@contextmanager
+def counted_whole():
+    """Numbers of text tokens that a block's last step is given."""
+    rows, finish = [], Block.finish
+
+    def counting(self, x, attended):
+        rows.append(x.shape[-2])
+        return finish(self, x, attended)
+
+    with instead(Block, "finish", counting):
+        yield rows
+
+
+def test_random_weights_are_a_clip():
+    check_tensors(weights.random_weights(weights.TINY), weights.TINY, None)
+
+
+def test_a_target_is_met_or_missed_from_its_own_side():
+    ours = Measured(2.0, 10**6, 10**6, 5)
+    least = Row("text", "work", ours, 2.0, target=3.0)
+    most = Row("start", "work", ours, 2.0, SECONDS, target=3.0, at_most=True)
+    assert (least.met, most.met, Row("text", "work", ours, 2.0).met) == (False, True, None)
+    *_, first, second = lines([least, most])
+    assert ">= 3 | NO " in first
+    assert "<= 3 | yes" in second
+
+
+# ------------------------------------------------------------------ all rows
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What `--quick` prints, its folder of figures, and its JSON."""
+    folder = tmp_path_factory.mktemp("quick")
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/run.py", "--quick", "--repeat", "1", "--threads", "1"),
+            *("--json", str(folder / "found.json"), "--plot", str(folder / "figures")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    text = (folder / "found.json").read_text()
+    return done.stdout, folder / "figures", json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.slow
+def test_every_row_gives_numbers(quick):
+    printed, _, found = quick
+    assert {row["row"] for row in found["rows"]} == ROWS
+    for row in found["rows"]:
+        numbers = [row["figure"], row["ours"]["seconds"]]
+        if row["other"] is not None:
+            numbers.append(row["other"]["seconds"])
+        if row["share"] is not None:
+            numbers.append(row["share"])
+        assert all(math.isfinite(number) and number > 0 for number in numbers), row
+        assert row["work"] in printed
+    steps = Tally(row["row"] for row in found["rows"] if " step, " in row["work"])
+    assert all(steps[method] == 2 for method in ("coop", "cocoop", "dapt", "upt", "dpt"))
+
+
+@pytest.mark.slow
+def test_both_paths_do_the_same_work(quick):
+    differences = [
+        value
+        for row in quick[2]["rows"]
+        for name, value in row["more"].items()
+        if name.startswith("difference")
+    ]
+    assert len(differences) == 7  # features and gradient of the text tower, and losses of five
+    assert max(differences) < 1e-4
+
+
+@pytest.mark.slow
+def test_says_on_what_it_ran(quick):
+    about = quick[2]
+    assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (about["hardware"]["threads"], about["repeat"], about["quick"]) == (1, 1, True)
+
+
+@pytest.mark.slow
+def test_curves(quick):
+    _, figures, found = quick
+    assert {curve["over"] for curve in found["curves"]} == {"classes", "images", "context tokens"}
+    for curve in found["curves"]:
+        assert len(curve["at"]) == len(curve["took"]) > 1
+        assert all(one["seconds"] > 0 for one in curve["took"])
+    assert (figures / "cost.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (figures / "cost.svg").read_text()
+
+
+def test_an_unknown_row_is_refused():
+    command = [sys.executable, "benchmarks/run.py", "nonsense"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown rows nonsense; known are text, coop" in done.stderr
