@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptclip import config, plugins
+from promptclip import plugins
 from promptclip.config import build_cfg, config_difference, config_hash, configs_dir
 from promptclip.errors import UserError
+from promptclip.merge import closest
 
 CONFIGS = configs_dir()
 DATASET = CONFIGS / "datasets" / "imagenet.yaml"
@@ -247,8 +248,8 @@ def test_dapt_has_the_published_epochs(shots, epochs):
 
 
 def test_closest_ignores_case():
-    assert config.closest("imagenat", ["ImageNet", "Emoji"]) == "ImageNet"
-    assert config.closest("zzz", ["ImageNet"]) == ""
+    assert closest("imagenat", ["ImageNet", "Emoji"]) == "ImageNet"
+    assert closest("zzz", ["ImageNet"]) == ""
 
 
 @pytest.mark.parametrize("name", ["emoji_openmoji", "EmojiOpenMoji", "emoji-openmoji"])
