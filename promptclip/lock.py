@@ -50,6 +50,21 @@ def try_lock(file: IO[Any], *, start: int = 0, length: int = 0) -> bool:
     return True
 
 
+def is_locked(file: IO[Any]) -> bool:
+    """Whether another process has locked a part of a file that is open for reading.
+
+    Raises:
+        OSError: on a file system without locks.
+    """
+    # One that is shared between all who look, so that they do not take each other for the holder.
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    unlock(file)
+    return False
+
+
 def unlock(file: IO[Any], *, start: int = 0, length: int = 0) -> None:
     """Release what `try_lock` has locked."""
     fcntl.lockf(file, fcntl.LOCK_UN, length, start)
