@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import itertools
 import json
@@ -10,6 +12,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +33,8 @@ from promptclip.errors import UserError
 from promptclip.grid import journal, plan, pool, slurm, sources, status, worker
 from promptclip.grid.estimate import Estimate, told
 from promptclip.grid.plan import Spec
-from promptclip.grid.queue import MAX_FAILURES, Queue
+from promptclip.grid.queue import MAX_FAILURES, Failure, Queue
+from promptclip.lock import locked
 from promptclip.protocols import PLANS, Settings, fewshot
 from promptclip.tree import Place
 
@@ -105,7 +109,7 @@ def test_what_runs_have_in_common_is_worked_out_once_with_the_same_result(tmp_pa
     monkeypatch.setattr("promptclip.config.default_cfg", lambda: built.append(1) or default_cfg())
     spec = Spec(
         methods=("dapt", "coop", "tip_adapter"),
-        datasets=("imagenet", "emoji"),
+        datasets=("caltech101", "emoji"),
         protocols=tuple(PLANS),
         shots=(1, 16),
         seeds=(0, 3),
@@ -323,7 +327,78 @@ def test_what_another_command_is_at_is_left_alone_and_looked_at_again(stored, wo
     assert not Queue(stored).failures()
 
 
+LOCKED = """
+import fcntl, sys
+with open(sys.argv[1], sys.argv[2]) as file:
+    fcntl.lockf(file, int(sys.argv[3]))
+    print(1, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_those_who_look_do_not_take_each_other_for_workers(stored):
+    with journal.Journal(stored, "w"):
+        pass
+    file = journal.path(stored, "w")
+    for kind, mode, alive in ((fcntl.LOCK_SH, "r", False), (fcntl.LOCK_EX, "a", True)):
+        with subprocess.Popen(
+            [sys.executable, "-c", LOCKED, str(file), mode, str(int(kind))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other:
+            other.stdout.readline()
+            assert journal.alive(file) == alive
+            other.stdin.close()
+    assert not journal.alive(file)
+
+
+def test_a_file_system_without_locks_is_refused(stored, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with Queue(stored) as queue:
+        for attempt in (queue.take, lambda: journal.Journal(stored, "w")):
+            with pytest.raises(UserError, match="cannot lock .*No locks.*only on a file system"):
+                attempt()
+    with locked(stored):  # one run alone needs none
+        assert "see to it that only one uses" in caplog.text
+
+
+def test_what_was_written_of_another_plan_counts_for_no_run(spec, stored, capsys):
+    """A plan that is made anew may have other runs under the old numbers, or fewer."""
+    queue = Queue(stored)
+    folder = queue.runs[0].folder
+    folder.mkdir(parents=True)
+    (folder / results.RESULT_FILE).write_text("{}")
+    for number in (0, 99):
+        with journal.Journal(stored, f"w-{number}") as write:
+            write(journal.DONE, number, "0123456789abcdef", seconds=1.0)
+            write(journal.START, number, "0123456789abcdef")
+        (stored / "failures").mkdir(exist_ok=True)
+        for attempt in range(MAX_FAILURES):
+            name = f"{number:05d}-0123456789abcdef-{attempt}-w.json"
+            (stored / "failures" / name).write_text("{}")
+        queue.died(f"w-{number}", "was killed", stored / "no.log")
+    queue = Queue(stored)
+    assert queue.left() == 4
+    assert queue.failures() == []
+    with queue:
+        assert queue.take() == 0
+    assert results.read_failure(folder) is None
+    assert cli.main(["grid", "status", str(stored)]) == 0
+    assert "0        0       0        4   4" in capsys.readouterr().out
+
+
 # What happens to runs that fail
+
+
+def test_failures_of_a_run_are_in_order_of_time(stored):
+    queue = Queue(stored)
+    for worker_ in ("z", "a", "m"):
+        queue.fail(1, worker_, f"of {worker_}", stored / "no.log", ("the end",))
+    assert [failure.error for failure in queue.failures()] == ["of z", "of a", "of m"]
+    assert queue.failures()[0] == Failure(1, queue.hashes[1], "z", "of z", "", ["the end"])
 
 
 @pytest.fixture
@@ -380,6 +455,42 @@ def test_a_process_is_replaced_after_an_unexpected_error(stored, failing, monkey
     assert worker.work(stored, "w1") == worker.WORN_OUT
     assert worker.work(stored, "w2") == worker.NOTHING_LEFT
     assert len(events(stored, journal.DONE)) == 4
+
+
+def ended(pool_, name, status):
+    """What a pool does when one of its workers has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    process.wait()
+    pool_._ended(0, pool._Worker(name, process, Path("no.log")), status)
+
+
+def test_workers_that_die_before_their_first_run_are_counted_in_a_row(stored):
+    pool_ = pool.Pool(stored, [{}])
+    with journal.Journal(stored, "began") as write:
+        write(journal.START, 0, "hash")
+    for name in ("dead", "dead", "began", "dead", "dead"):
+        ended(pool_, name, worker.WORN_OUT if name == "began" else 1)
+    with pytest.raises(UserError, match="workers cannot start"):
+        ended(pool_, "dead", 1)
+
+
+def test_how_a_process_has_died_is_told_for_every_signal():
+    told = [pool._told(status) for status in (1, -9, -11, -40)]
+    assert told == [
+        "ended with status 1",
+        "was killed by SIGKILL, perhaps for want of memory",
+        "was killed by SIGSEGV",
+        "was killed by signal 40",
+    ]
+
+
+def test_a_worker_has_a_name_that_no_other_has_had(stored):
+    numbers = iter(range(1, 9))
+    with pool._new_log(stored / "logs", numbers) as log:
+        first = Path(log.name)
+    assert first.stem == f"{socket.gethostname()}-{os.getpid()}-1"
+    with pool._new_log(stored / "logs", iter((1, 2))) as log:  # another process with this id
+        assert Path(log.name).stem == first.stem[:-1] + "2"
 
 
 def test_a_process_that_has_grown_is_replaced(stored, monkeypatch):
@@ -464,6 +575,16 @@ def test_a_terminal_gets_bars(stored, monkeypatch):
         tick()
     assert "━" in out.getvalue()
     assert "so how long it takes cannot be said" in out.getvalue()
+
+
+def test_without_a_terminal_every_run_has_a_line(stored, work, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="promptclip.commands.grid")
+    with grid._live(status.Reader(stored)) as tick:
+        tick()
+        work(stored)
+    mine = [record for record in caplog.records if record.name == "promptclip.commands.grid"]
+    lines = [record.getMessage() for record in mine]
+    assert [line.partition("]")[0] for line in lines] == ["[1/4", "[2/4", "[3/4", "[4/4"]
 
 
 def test_who_is_alive_is_seen_from_another_process(stored):
@@ -863,6 +984,28 @@ def test_workers_stop_with_their_pool(tmp_path):
             assert time.monotonic() < deadline, "workers live on"
             time.sleep(0.1)
         assert not Queue(folder).failures()
+
+
+@pytest.mark.slow
+def test_a_pool_waits_for_others_without_starting_processes(stored, monkeypatch):
+    """Until one of them dies; then it takes over what that was at."""
+    look, looked = pool.Pool._something_to_take, []
+    with another_process(stored) as (process, number):
+
+        def look_and_kill(self):
+            looked.append(len(events(stored, journal.DONE)))
+            if len(looked) == 3:
+                process.kill()
+                process.wait()
+            return look(self)
+
+        monkeypatch.setattr(pool.Pool, "_something_to_take", look_and_kill)
+        pool.Pool(stored, [{}, {}]).run()
+    assert looked[:3] == [3, 3, 3]
+    assert status.Reader(stored).read().complete
+    assert [event["run"] for event in events(stored, journal.START)].count(number) == 1
+    # Two for three runs, and two more when there was something to take again.
+    assert len(list((stored / "logs").glob("*.log"))) == 4
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def add_to(commands: Any) -> None:
     )
     command.set_defaults(command=_grid)
     flag = command.add_argument
-    flag("what", metavar="METHODS", help="such as coop,dapt; a yaml file; status; work")
+    flag("what", metavar="METHODS", help="such as coop,dapt, or all; a yaml file; status; work")
     flag("folder", nargs="?", metavar="DIR", help="of a grid (default: the newest in --output)")
     flag("--datasets", type=targets, metavar="A[,B...]", help="names or yaml files, or all")
     flag("--protocol", type=names, metavar="P[,P...]",

@@ -35,12 +35,15 @@ class Journal:
         file = path(folder, worker)
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file.open("a", encoding="utf-8")
-        for _ in range(100):
-            if try_lock(self._file):
-                return
-            time.sleep(0.01)  # somebody is looking whether we are alive
-        self._file.close()
-        raise UserError(f"{file} is another worker's")
+        try:
+            for _ in range(100):
+                if try_lock(self._file):
+                    return
+                time.sleep(0.01)  # somebody is looking whether we are alive
+            raise UserError(f"{file} is another worker's")
+        except UserError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self

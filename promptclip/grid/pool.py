@@ -138,7 +138,7 @@ class Pool:
                 return False
             # Others outside this pool are at what is left, or were, and are gone.
             time.sleep(1)
-            self._closed[0] = not self._something_to_take()
+            self._closed = [not self._something_to_take()] * len(self._seats)
         for seat, worker in enumerate(self._workers):
             if not worker and not self._closed[seat]:
                 self._workers[seat] = self._start(seat)
@@ -202,4 +202,5 @@ def _told(status: int) -> str:
     if status >= 0:
         return f"ended with status {status}"
     hint = ", perhaps for want of memory" if status == -signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-status).name}{hint}"
+    names = {one.value: one.name for one in signal.Signals}
+    return f"was killed by {names.get(-status, f'signal {-status}')}{hint}"

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO
 
 from promptclip import results
-from promptclip.errors import UserError
 from promptclip.files import write_json
 from promptclip.grid import journal, plan
 from promptclip.lock import try_lock, unlock
@@ -96,7 +95,7 @@ class Queue:
             Its number, to be given back with `release`; None if there is none at the moment.
 
         Raises:
-            UserError: on a file system without locks.
+            NoLocksError: on a file system without locks.
         """
         failed = self._failed()
         for number in sorted(self._unknown(), key=failed.__getitem__):
@@ -205,13 +204,7 @@ class Queue:
 
     def _claim(self, number: int) -> bool:
         self._claims = self._claims or (self.folder / CLAIMS).open("a+b")
-        try:
-            return try_lock(self._claims, start=number, length=1)
-        except OSError as error:
-            raise UserError(
-                f"cannot lock {self._claims.name} ({error}); a grid needs an --output on a file "
-                "system with locks"
-            ) from None
+        return try_lock(self._claims, start=number, length=1)
 
 
 def last_words(file: Path) -> list[str]:

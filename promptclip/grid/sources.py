@@ -11,7 +11,7 @@ from pathlib import Path
 import promptclip
 from promptclip import data_sets
 from promptclip.cell import Cell
-from promptclip.config import Builder
+from promptclip.config import Builder, configs_dir
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Sources:
     Attributes:
         files: configuration files, each with its SHA-256.
         pictures: paths of own pictures, each with the hash of what is there.
-        program: SHA-256 of promptclip's own code, which has the defaults.
+        program: SHA-256 of promptclip's own code, which has the defaults, and its data sets.
     """
 
     files: Mapping[str, str]
@@ -55,6 +55,7 @@ def _code() -> Iterator[Path]:
     for plugins in ("trainers", "datasets"):
         for folder in importlib.import_module(f"promptclip.{plugins}").__path__:
             yield from sorted(Path(folder).glob("*.py"))
+    yield from sorted((configs_dir() / "datasets").glob("*.yaml"))  # that "all" stands for
 
 
 def _sha256(files: Iterable[Path]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SHOWN_RUNNING = 16  # lines
+_BAR = 30  # characters
 
 
 @dataclass(frozen=True)
@@ -183,11 +184,13 @@ def _bars(status: Status) -> RenderableType:
     if len(groups) > 1:
         groups["all"] = sum(groups.values(), Counter[str]())
     table = Table(box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=_BAR)  # what gives way where a line is short
     columns = (*parts, "of")
-    for heading in ("", "", *columns):
-        table.add_column(heading, justify="right" if heading else "left")
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, counts in groups.items():
-        bar = ProgressBar(total=counts["of"], completed=counts["done"], width=30)
+        bar = ProgressBar(total=counts["of"], completed=counts["done"])
         table.add_row(name, bar, *(str(counts[column]) for column in columns))
     return table
 
