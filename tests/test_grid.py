@@ -513,8 +513,16 @@ def test_a_configuration_that_is_not_the_planned_one_is_refused(spec, yamls, tmp
     assert "its configuration is not the planned one" in tried[-1].error
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
-def test_a_signal_leaves_a_checkpoint_and_no_claim(number, spec, tmp_path, work, monkeypatch):
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGUSR1],
+        [signal.SIGINT],
+        [signal.SIGUSR2, signal.SIGTERM],  # of Slurm and of the pool, both at a time
+    ],
+)
+def test_a_signal_leaves_a_checkpoint_and_no_claim(numbers, spec, tmp_path, work, monkeypatch):
     spec = replace(spec, methods=("coop",), seeds=(1,), overrides=("OPTIM.MAX_EPOCH", 6))
     folder = plan.folder_of(tmp_path / "stopped", spec.name)
     plan.store(spec, folder)
@@ -523,14 +531,17 @@ def test_a_signal_leaves_a_checkpoint_and_no_claim(number, spec, tmp_path, work,
 
     def signalled(self, output, label):
         if self.epoch == 3:
-            os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+            for number in numbers:
+                os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         return losses(self, output, label)
 
-    before = signal.getsignal(number)
+    before = [signal.getsignal(number) for number in numbers]
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "losses", signalled)
         assert work(folder) == worker.WAS_STOPPED
-    assert signal.getsignal(number) is before
+    assert [signal.getsignal(number) for number in numbers] == before
     run = Queue(folder).runs[0].folder
     assert (run / "resume.pth.tar").is_file()
     assert results.read_failure(run) is None

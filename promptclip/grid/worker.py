@@ -118,7 +118,8 @@ def _stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
+            # Not SIG_IGN: Python complains of a signal that came together with this one.
+            signal.signal(other, lambda number, frame: None)
         last_resort.start()
         raise KeyboardInterrupt
 
