@@ -531,10 +531,13 @@ def test_a_signal_leaves_a_checkpoint_and_no_claim(numbers, spec, tmp_path, work
 
     def signalled(self, output, label):
         if self.epoch == 3:
-            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-            for number in numbers:
-                os.kill(os.getpid(), number)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+            # All that is sent to this thread comes to it when the mask is what it was again.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+            try:
+                for number in numbers:
+                    signal.raise_signal(number)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return losses(self, output, label)
 
     before = [signal.getsignal(number) for number in numbers]

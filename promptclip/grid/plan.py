@@ -142,8 +142,7 @@ def make(spec: Spec, output: str | Path, build: Builder | None = None) -> Plan:
 def store(spec: Spec, folder: Path) -> Stored:
     """The plan of a grid in its folder, made if need be.
 
-    It is made again where a configuration file, own pictures, or promptclip, are not what they
-    were.
+    It is made again where what it was made from is not what it was.
 
     Raises:
         UserError: for unusable input, or if the folder holds the plan of something else.
@@ -161,36 +160,7 @@ def store(spec: Spec, folder: Path) -> Stored:
     log.info("planning %s", folder)
     build = Builder()
     plan = make(spec, _output(folder), build)
-    numbers: dict[Place, int] = {}
-    cells: list[Cell] = []
-
-    def number(cell: Cell) -> int:
-        if cell.place not in numbers:
-            if cell.model:
-                number(cell.model)
-            numbers[cell.place] = len(cells)
-            cells.append(cell)
-        return numbers[cell.place]
-
-    runs = [[number(run.cell), run.seed, run.config_hash] for run in plan.runs]
-    content = {
-        "schema": SCHEMA,
-        "asked": asked,
-        "skipped": plan.skipped,
-        "sources": dataclasses.asdict(Sources.of(build, cells)),
-        "cells": [
-            {
-                "place": dataclasses.asdict(cell.place),
-                "dataset_file": cell.dataset_file,
-                "config_file": cell.config_file,
-                "overrides": cell.overrides,
-                "model": cell.model and numbers[cell.model.place],
-            }
-            for cell in cells
-        ],
-        "runs": runs,  # cell, seed, hash of the configuration
-    }
-    write_json(content, folder / PLAN_FILE, indent=None)
+    write_json(_record(asked, plan, build), folder / PLAN_FILE, indent=None)
     return load(folder)
 
 
@@ -238,6 +208,38 @@ def newest(output: str | Path) -> Path:
 
 def _output(folder: Path) -> Path:
     return Path(os.path.abspath(folder)).parents[1]
+
+
+def _record(asked: Mapping[str, Any], plan: Plan, build: Builder) -> dict[str, Any]:
+    """The content of a plan's file; cells and runs are known by their place in a list."""
+    numbers: dict[Place, int] = {}
+    cells: list[Cell] = []
+
+    def number(cell: Cell) -> int:
+        if cell.place not in numbers:
+            if cell.model:
+                number(cell.model)
+            numbers[cell.place] = len(cells)
+            cells.append(cell)
+        return numbers[cell.place]
+
+    return {
+        "schema": SCHEMA,
+        "asked": asked,
+        "skipped": plan.skipped,
+        "runs": [[number(run.cell), run.seed, run.config_hash] for run in plan.runs],
+        "cells": [
+            {
+                "place": dataclasses.asdict(cell.place),
+                "dataset_file": cell.dataset_file,
+                "config_file": cell.config_file,
+                "overrides": cell.overrides,
+                "model": cell.model and numbers[cell.model.place],
+            }
+            for cell in cells
+        ],
+        "sources": dataclasses.asdict(Sources.of(build, cells)),
+    }
 
 
 def _content(folder: Path) -> dict[str, Any]:
