@@ -8,14 +8,13 @@ Nothing is overridden afterwards, and a key that does not exist is an error wher
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
-import difflib
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from yacs.config import CfgNode
 import promptclip
 from promptclip.errors import UserError
 from promptclip.imbalance import PROFILES
+from promptclip.merge import Layer, closest, copied, leaves, meant, merge, nested, pairs
 
 # Sections of a method's yaml that hold only for some value of a key of DATASET.
 CONDITIONAL = {"PER_SHOTS": "NUM_SHOTS", "PER_DATASET": "NAME"}
@@ -86,15 +86,6 @@ _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "TEST.SPLIT": frozenset({"test", "val"}),
 }
 
-_KINDS = {
-    bool: "True or False",
-    float: "a number",
-    int: "a whole number",
-    list: "a list",
-    str: "text",
-    tuple: "a tuple",
-}
-
 
 def configs_dir() -> Path:
     """The folder `configs/`: at the top of a checkout, inside the package when installed."""
@@ -154,39 +145,113 @@ def build_cfg(
         UserError: for an unknown key, method or data set, and for a value of the wrong type or
             out of range; the message names the key and the file that holds it.
     """
-    flags = {"TRAINER.NAME": trainer, "DATASET.ROOT": root, "OUTPUT_DIR": output_dir, "SEED": seed}
-    given = [(key, value) for key, value in flags.items() if value not in ("", None)]
-    last = ("the command line", _nested([*given, *_pairs(overrides)]))
-    base = configs_dir() / "trainers" / "base.yaml"
-    files = [base, *(Path(file) for file in (dataset_config_file, config_file) if str(file))]
-    layers = [(str(file), read_yaml(file)) for file in files]
-    sections = {name: layers[-1][1].pop(name, {}) for name in CONDITIONAL}
+    return Builder()(
+        trainer,
+        dataset_config_file,
+        config_file,
+        root=root,
+        seed=seed,
+        output_dir=output_dir,
+        overrides=overrides,
+    )
 
-    defaults = default_cfg()
-    scratch = defaults.clone()
-    if dataset_config_file:
-        file, content = layers[1]
-        per_cfg = content.pop("PER_CFG", {})
+
+class Builder:
+    """Makes configurations, as `build_cfg` does, of which many have their files in common.
+
+    Each file is read once, and what two of them say together is merged and checked once. So a
+    file counts as it was when it was first read, for as long as the builder lives.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, str] = {}  # path -> SHA-256 of what was read
+        self._contents: dict[str, dict[str, Any]] = {}
+        self._recipes: dict[tuple[str, str], _Recipe] = {}
+
+    @functools.cached_property
+    def defaults(self) -> CfgNode:
+        """What holds where no file says anything."""
+        return default_cfg()
+
+    def __call__(
+        self,
+        trainer: str,
+        dataset_config_file: str | Path,
+        config_file: str | Path,
+        *,
+        root: str = "",
+        seed: int | None = None,
+        output_dir: str = "",
+        overrides: Sequence[object] = (),
+    ) -> CfgNode:
+        """The frozen configuration of one run; arguments and errors are those of `build_cfg`."""
+        flags = {
+            "TRAINER.NAME": trainer,
+            "DATASET.ROOT": root,
+            "OUTPUT_DIR": output_dir,
+            "SEED": seed,
+        }
+        given = [(key, value) for key, value in flags.items() if value not in ("", None)]
+        last = ("the command line", nested([*given, *pairs(overrides)]))
+        files = str(dataset_config_file), str(config_file)
+        if files not in self._recipes:
+            self._recipes[files] = self._recipe(*files)
+        return self._recipes[files].cfg(last)
+
+    def _recipe(self, dataset_file: str, config_file: str) -> _Recipe:
+        base = str(configs_dir() / "trainers" / "base.yaml")
+        names = [base, *filter(None, (dataset_file, config_file))]
+        contents = [dict(self._content(name)) for name in names]
+        sections = {name: contents[-1].pop(name, {}) for name in CONDITIONAL}
+        per_cfg = contents[1].pop("PER_CFG", {}) if dataset_file else {}
         if not isinstance(per_cfg, dict):
-            raise UserError(f"{file}: PER_CFG holds a section for each yaml, got {per_cfg!r:.200}")
+            raise UserError(
+                f"{dataset_file}: PER_CFG holds a section for each yaml, got {per_cfg!r:.200}"
+            )
+        layers: list[Layer] = list(zip(names, contents, strict=True))
+        scratch = copied(self.defaults)
+        # A wrong key or name in a section shall not wait for the run that selects it.
         for stem, section in per_cfg.items():
-            _merge(scratch, [layer := (f"{file}, PER_CFG {stem}", section)])
+            merge(scratch, [layer := (f"{dataset_file}, PER_CFG {stem}", section)])
             if stem == Path(config_file).stem:
                 layers.insert(2, layer)
-    cfg = _merge(defaults.clone(), [*layers, last])
-    conditional = []
-    for name, key in CONDITIONAL.items():
-        for value, section in sections[name].items():
-            layer = (f"{layers[-1][0]}, {name} {value}", section)
-            # A wrong key or name shall not wait for the run that selects its section.
-            _merge(scratch, [(layer[0], {"DATASET": {key: value}}), layer])
-            if scratch.DATASET[key] == cfg.DATASET[key]:
-                conditional.append(layer)
-    if conditional:
-        cfg = _merge(defaults, [*layers, *conditional, last])
-    _check(cfg)
-    cfg.freeze()
-    return cfg
+        conditional = []
+        for name, key in CONDITIONAL.items():
+            for value, section in sections[name].items():
+                layer = (f"{names[-1]}, {name} {value}", section)
+                merge(scratch, [(layer[0], {"DATASET": {key: value}}), layer])
+                conditional.append((key, scratch.DATASET[key], layer))
+        return _Recipe(merge(copied(self.defaults), layers), conditional)
+
+    def _content(self, name: str) -> dict[str, Any]:
+        if name not in self._contents:
+            content = _bytes(Path(name))
+            self.files[name] = hashlib.sha256(content).hexdigest()
+            self._contents[name] = _parsed(content, name)
+        return self._contents[name]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What the files of a data set and a method say together.
+
+    Attributes:
+        merged: the defaults and all that always holds.
+        conditional: a key of DATASET, and what holds besides where it has a value.
+    """
+
+    merged: CfgNode
+    conditional: Sequence[tuple[str, Any, Layer]]
+
+    def cfg(self, last: Layer) -> CfgNode:
+        """The configuration with the last word of a command line."""
+        cfg = merge(copied(self.merged), [last])
+        layers = [layer for key, value, layer in self.conditional if cfg.DATASET[key] == value]
+        if layers:
+            cfg = merge(copied(self.merged), [*layers, last])
+        _check(cfg)
+        cfg.freeze()
+        return cfg
 
 
 def config_file(folder: str, name: str) -> Path:
@@ -207,30 +272,72 @@ def config_file(folder: str, name: str) -> Path:
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
-    """The mapping in a yaml file; an empty file gives an empty one."""
-    file = Path(file)
+    """The mapping in a yaml file; an empty file gives an empty one.
+
+    Raises:
+        UserError: if there is no such file, or it holds something else.
+    """
+    return _parsed(_bytes(Path(file)), str(file))
+
+
+def _bytes(file: Path) -> bytes:
     if not file.is_file():
         siblings = sorted(path.stem for path in file.parent.glob("*.yaml"))
         hint = f"; {file.parent} has {', '.join(siblings)}" if siblings else ""
-        raise UserError(f"no configuration file {file}{_meant(file.stem, siblings)}{hint}")
+        raise UserError(f"no configuration file {file}{meant(file.stem, siblings)}{hint}")
+    return file.read_bytes()
+
+
+def _parsed(text: bytes, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid yaml: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name} is not valid yaml: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file} must hold KEY: VALUE lines, got a {type(content).__name__}")
+        raise UserError(f"{name} must hold KEY: VALUE lines, got a {type(content).__name__}")
     return content
 
 
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits over everything in `cfg` that can change a number."""
-    text = json.dumps(_hashed(cfg), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(hashed(cfg))
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """The hash of a configuration, from what `hashed` gives."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hashed(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change a number, by dotted keys, as json gives it back.
+
+    Options of other methods and of regularisers that are not used are left out, so that a new one
+    leaves every old result valid. So are keys that an older version did not know, where they have
+    the value that means what it did, and keys that say nothing beside the value of another.
+    """
+    names = [cfg["TRAINER"]["NAME"], *cfg["TRAINER"].get("REGULARIZERS", ())]
+    own = (f"TRAINER.{names[0].upper()}.", *(f"REGULARIZER.{n.upper()}." for n in names[1:]))
+    values = leaves(cfg)
+    idle = {key for key, (other, value) in _IDLE.items() if values.get(other) == value}
+    silent = NOT_HASHED | idle
+    relevant = {
+        key: value
+        for key, value in values.items()
+        if key not in silent
+        and not (key in _ADDED_LATER and value == _ADDED_LATER[key])
+        and (
+            not key.startswith(("TRAINER.", "REGULARIZER."))
+            or key.count(".") == 1
+            or key.startswith(own)
+        )
+    }
+    kept: dict[str, Any] = json.loads(json.dumps(relevant))
+    return kept
 
 
 def config_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """One "KEY: our value, not their value" for each hashed key that differs."""
-    a, b = _hashed(ours), _hashed(theirs)
+    a, b = hashed(ours), hashed(theirs)
     return [
         f"{key}: {a.get(key, 'absent')!r}, not {b.get(key, 'absent')!r}"
         for key in sorted(a.keys() | b.keys())
@@ -251,89 +358,7 @@ def keys_by_dataset(method: str, cfg: str, datasets: Iterable[str]) -> set[str]:
     own = [read_yaml(file) for file in files if file.is_file()]
     if recipe.is_file():
         own += read_yaml(recipe).get("PER_DATASET", {}).values()
-    return {key for layer in own for key in _leaves(layer)}
-
-
-def closest(word: str, choices: Sequence[str]) -> str:
-    """The choice that `word` was probably meant to be, in any case of letters, or ""."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
-    return by_lower[found[0]] if found else ""
-
-
-def _meant(word: str, choices: Sequence[str]) -> str:
-    match = closest(word, choices)
-    return f", did you mean {match}?" if match else ""
-
-
-def _pairs(overrides: Sequence[object]) -> list[tuple[str, object]]:
-    """KEY VALUE KEY VALUE ... as pairs."""
-    flag = next((word for word in overrides if str(word).startswith("--")), None)
-    if flag is not None:
-        raise UserError(f"{flag} stands after a KEY VALUE pair; flags come first")
-    if len(overrides) % 2:
-        raise UserError(f"overrides are KEY VALUE pairs; {overrides[-1]} has no value")
-    return [(str(key), value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)]
-
-
-def _nested(pairs: Sequence[tuple[str, object]]) -> dict[str, Any]:
-    """{"A": {"B": value}} of pairs ("A.B", value); the last of equal keys wins."""
-    tree: dict[str, Any] = {}
-    for key, value in pairs:
-        *sections, leaf = key.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[leaf] = value
-    return tree
-
-
-def _merge(cfg: CfgNode, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> CfgNode:
-    """Merge each (source, mapping) into `cfg` in turn, and resolve the names that it chooses."""
-    from promptclip import plugins
-
-    resolvers = {"TRAINER": plugins.trainer_name, "DATASET": plugins.dataset_name}
-    for source, layer in layers:
-        _merge_node(cfg, cfg, layer, source, "")
-        for section, resolve in resolvers.items():
-            if cfg[section].NAME:
-                try:
-                    cfg[section].NAME = resolve(cfg[section].NAME)
-                except UserError as error:
-                    raise UserError(f"{source}: {error}") from None
-    return cfg
-
-
-def _merge_node(root: CfgNode, node: CfgNode, layer: object, source: str, prefix: str) -> None:
-    if not isinstance(layer, Mapping):
-        raise UserError(f"{source}: {prefix[:-1]} is a section of keys, got {layer!r}")
-    for key, value in layer.items():
-        name = f"{prefix}{key}"
-        if key not in node:
-            raise UserError(f"{source}: unknown key {name}{_meant(name, list(_leaves(root)))}")
-        if isinstance(node[key], CfgNode):
-            _merge_node(root, node[key], value, source, f"{name}.")
-        else:
-            node[key] = _coerce(value, node[key], f"{source}: {name}")
-
-
-def _coerce(value: object, old: object, name: str) -> object:
-    """`value` as the type of `old`, by yacs' rules; a whole number is also a fraction."""
-    if isinstance(value, str):
-        # yaml reads 1e-5 and (224, 224) as text, and a command line has nothing but text.
-        with contextlib.suppress(ValueError, SyntaxError):
-            literal = ast.literal_eval(value)
-            value = value if isinstance(old, str) and not isinstance(literal, str) else literal
-    if isinstance(old, list | tuple) and isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]  # npt,kgcoop on a command line
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if isinstance(old, list | tuple) and isinstance(value, list | tuple):
-        return type(old)(_coerce(v, old[0], name) if old else v for v in value)
-    if old is not None and type(value) is not type(old):
-        kind = _KINDS.get(type(old), type(old).__name__)
-        raise UserError(f"{name} must be {kind}, such as {old!r}; got {value!r}")
-    return value
+    return {key for layer in own for key in leaves(layer)}
 
 
 def _check(cfg: CfgNode) -> None:
@@ -344,13 +369,13 @@ def _check(cfg: CfgNode) -> None:
         raise UserError("no method is chosen; give --trainer METHOD")
     if not cfg.DATASET.NAME:
         raise UserError("no data set is chosen; give --dataset-config-file configs/datasets/X.yaml")
-    values = _leaves(cfg)
+    values = leaves(cfg)
     for key, allowed in _ALLOWED.items():
         value = values[key]
         if isinstance(allowed, frozenset):
             if value not in allowed:
                 choices = ", ".join(sorted(allowed))
-                hint = _meant(str(value), sorted(allowed))
+                hint = meant(str(value), sorted(allowed))
                 raise UserError(f"{key} must be one of {choices}; got {value!r}{hint}")
             continue
         low, high = allowed
@@ -363,42 +388,3 @@ def _check(cfg: CfgNode) -> None:
         options = cfg.TRAINER[cfg.TRAINER.NAME.upper()]
         method.Options(**{key.lower(): value for key, value in options.items()})
         regularizers.build(cfg)
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value of a tree under its dotted name."""
-
-    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in node.items():
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(walk(node, prefix))
-
-
-def _hashed(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What can change a number, as json gives it back.
-
-    Options of other methods and of regularisers that are not used are left out, so that a new one
-    leaves every old result valid. So are keys that an older version did not know, where they have
-    the value that means what it did, and keys that say nothing beside the value of another.
-    """
-    names = [cfg["TRAINER"]["NAME"], *cfg["TRAINER"].get("REGULARIZERS", ())]
-    own = (f"TRAINER.{names[0].upper()}.", *(f"REGULARIZER.{n.upper()}." for n in names[1:]))
-    leaves = _leaves(cfg)
-    idle = {key for key, (other, value) in _IDLE.items() if leaves.get(other) == value}
-    relevant = {
-        key: value
-        for key, value in leaves.items()
-        if key not in NOT_HASHED | idle
-        and not (key in _ADDED_LATER and value == _ADDED_LATER[key])
-        and (
-            key.split(".")[0] not in ("TRAINER", "REGULARIZER")
-            or key.count(".") == 1
-            or key.startswith(own)
-        )
-    }
-    kept: dict[str, Any] = json.loads(json.dumps(relevant))
-    return kept

@@ -78,12 +78,22 @@ def own(path: str) -> DataSet:
     return DataSet(name, config_file("datasets", OWN_YAML), _own(path))
 
 
-def _own(path: str) -> tuple[object, ...]:
+def pictures_hash(path: str) -> str:
+    """The hash of what a folder or a CSV file says now; "" if it cannot be used."""
+    try:
+        return str(_own(path, check=False)[-1])
+    except UserError:
+        return ""
+
+
+def _own(path: str, *, check: bool = True) -> tuple[object, ...]:
+    """Own pictures as overrides; `check` looks at the head of every one."""
     from promptclip import plugins
 
     plugins.load_plugins()
     from promptclip import own_pictures
 
     data = own_pictures.read(path)
-    own_pictures.check(data)
+    if check:
+        own_pictures.check(data)
     return "DATASET.FOLDER", str(data.path), "DATASET.FOLDER_HASH", data.hash

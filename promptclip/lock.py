@@ -27,6 +27,16 @@ class InUseError(UserError):
     """Another process holds the folder."""
 
 
+class NoLocksError(UserError):
+    """A file lies where nothing can be locked, as on some network file systems."""
+
+    def __init__(self, file: IO[Any], error: OSError) -> None:
+        super().__init__(
+            f"cannot lock {file.name} ({error}); processes can share an output folder only on a "
+            "file system with locks"
+        )
+
+
 def try_lock(file: IO[Any], *, start: int = 0, length: int = 0) -> bool:
     """Lock a file that is open for writing, or some bytes of it, for this process; do not wait.
 
@@ -41,13 +51,22 @@ def try_lock(file: IO[Any], *, start: int = 0, length: int = 0) -> bool:
         False if another process holds a part of it.
 
     Raises:
-        OSError: on a file system without locks.
+        NoLocksError: on a file system without locks.
     """
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+    return _try(file, fcntl.LOCK_EX, start, length)
+
+
+def is_locked(file: IO[Any]) -> bool:
+    """Whether another process has locked a part of a file that is open for reading.
+
+    Raises:
+        NoLocksError: on a file system without locks.
+    """
+    # With a lock that those who look share, so that none takes another for the holder.
+    free = _try(file, fcntl.LOCK_SH, 0, 0)
+    if free:
+        unlock(file)
+    return not free
 
 
 def unlock(file: IO[Any], *, start: int = 0, length: int = 0) -> None:
@@ -73,13 +92,23 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder} is in use by {_holder(file.name)}; wait until it has finished, or "
                     "give another --output-dir"
                 )
-        except OSError as error:  # some network file systems have no locks
-            log.warning("cannot lock %s (%s): see to it that one process uses it", folder, error)
+        except NoLocksError as error:
+            log.warning("%s: see to it that only one uses %s", error, folder)
         file.truncate(0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "start": now}, file)
         file.flush()
         yield
+
+
+def _try(file: IO[Any], kind: int, start: int, length: int) -> bool:
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB, length, start)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        raise NoLocksError(file, error) from None
+    return True
 
 
 def _holder(path: str) -> str:

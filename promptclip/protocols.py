@@ -17,18 +17,16 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from yacs.config import CfgNode
-
 from promptclip import data_sets, plugins, results, table
-from promptclip.config import build_cfg, config_file
+from promptclip.cell import Cell, Run
+from promptclip.config import Builder, config_file
 from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
-from promptclip.run import RUN_FILE, run, state
-from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place, of_shots
+from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +41,7 @@ PARTS = ("train", "test")  # of base-to-new
 SHOTS = (16,)  # by default
 FEWSHOT_SHOTS = (1, 2, 4, 8, 16)
 RATIOS = (1.0, 0.25, 0.06)
+_MAX_SEED = 2**32 - 1  # NumPy takes no larger one
 _BOUND = "what it learns cannot be used for other classes"
 
 
@@ -59,6 +58,7 @@ class Settings:
         overrides: KEY VALUE KEY VALUE ... for every run.
         quiet: one line for each run; the rest goes to its log.txt alone.
         dry_run: say what would be run, and where, and do nothing.
+        build: of all configurations of a plan.
     """
 
     root: str = ""
@@ -68,105 +68,7 @@ class Settings:
     overrides: Sequence[object] = ()
     quiet: bool = False
     dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training or a test, told by what its configuration is built from.
-
-    So it can be written down and carried out by another process.
-
-    Attributes:
-        place: what is run, and where below `output`.
-        dataset_file: the yaml of the data that the result is measured on.
-        config_file: the method's yaml.
-        root: as in `Settings`, like `output`.
-        overrides: KEY VALUE KEY VALUE ... of the data set, the protocol and the user.
-        model: the training whose model this tests; None for a run that trains its own.
-    """
-
-    place: Place
-    dataset_file: str
-    config_file: str
-    root: str = ""
-    output: str = "output"
-    overrides: tuple[object, ...] = ()
-    model: Run | None = None
-
-    def __str__(self) -> str:
-        """Such as "CoOp, seed 1, base classes"."""
-        return str(self.place)
-
-    @property
-    def folder(self) -> Path:
-        """Where the result is written."""
-        return Path(self.output, self.place.path)
-
-    @functools.cached_property
-    def cfg(self) -> CfgNode:
-        """The configuration; of a test elsewhere as that of its training but for the data.
-
-        Raises:
-            UserError: for unusable input.
-        """
-        place = self.place
-        own = build_cfg(
-            place.method,
-            self.dataset_file,
-            self.config_file,
-            root=self.root,
-            seed=place.seed,
-            output_dir=str(self.folder),
-            overrides=[
-                *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
-                *self.overrides,
-            ],
-        )
-        if self.model is None:
-            return own
-        cfg = self.model.cfg.clone()
-        cfg.defrost()
-        cfg.DATASET, cfg.OUTPUT_DIR = own.DATASET, own.OUTPUT_DIR
-        cfg.freeze()
-        return cfg
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """Arguments of `promptclip.run.run` besides the configuration."""
-        if self.model is None:
-            return {}
-        trained = self.model.cfg
-        best = trained.TEST.FINAL_MODEL == "best_val"
-        return {
-            "eval_only": True,
-            "model_dir": trained.OUTPUT_DIR,
-            "load_epoch": None if best else trained.OPTIM.MAX_EPOCH,
-        }
-
-    def __call__(self) -> dict[str, Any]:
-        """The result; see `promptclip.run.run`."""
-        if self.model and results.read(self.model.folder) is None:
-            trained = self.model.place
-            raise UserError(
-                f"no finished training in {self.model.folder}; "
-                f"train on {trained.target or trained.dataset} first"
-            )
-        return run(self.cfg, **self.how)
-
-    def failed(self, error: BaseException) -> None:
-        """Leave a record for the table of what failed before it could leave one itself."""
-        if not Path(self.folder, RUN_FILE).exists():
-            results.failed(self.folder, error)
-
-    def plan(self) -> str:
-        """What there is to do, for which data, in what state it is, and where."""
-        place = self.place
-        trains = self.model is None and plugins.trains(place.method)
-        return (
-            f"{place.method}, {place.benchmark}, {of_shots(place.shots)}, seed {place.seed}: "
-            f"{'train and test' if trains else 'test only'}, {place.classes} classes, "
-            f"{state(self.cfg, **self.how)}, {self.cfg.OUTPUT_DIR}"
-        )
+    build: Builder = field(default_factory=Builder, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -212,7 +114,8 @@ def base2new(
         UserError: for unusable input, before anything is run.
     """
     given = Settings(**settings)
-    plan = plan_base2new(methods, dataset, given, shots=[shots], parts=parts)
+    data = data_sets.find(dataset)
+    plan = plan_base2new(methods, data, given, shots=[shots], parts=parts)
     # The table of one half finds the other; those of other data sets are not asked for.
     return _carry_out(plan, given, "base2new", HALVES["base"], plan.dataset, f"shots_{shots}")
 
@@ -229,7 +132,7 @@ def fewshot(
     Arguments, result and errors as of `base2new`, but for `shots`: one or more numbers.
     """
     given = Settings(**settings)
-    plan = plan_fewshot(methods, dataset, given, shots=shots)
+    plan = plan_fewshot(methods, data_sets.find(dataset), given, shots=shots)
     return _carry_out(plan, given, "fewshot", plan.dataset)
 
 
@@ -268,7 +171,8 @@ def imbalance(
     rarest class's training pictures to the most frequent one's, see `promptclip.imbalance`.
     """
     given = Settings(**settings)
-    plan = plan_imbalance(methods, dataset, given, shots=[shots], ratios=ratios)
+    data = data_sets.find(dataset)
+    plan = plan_imbalance(methods, data, given, shots=[shots], ratios=ratios)
     return _carry_out(plan, given, "imbalance", plan.dataset)
 
 
@@ -282,98 +186,102 @@ def _transfer(
     **settings: Any,
 ) -> int:
     given = Settings(**settings)
-    plan = PLANS[protocol](methods, source, given, shots=[shots], targets=targets)
+    data, *others = map(data_sets.find, [source, *targets])
+    plan = PLANS[protocol](methods, data, given, shots=[shots], targets=others)
     return _carry_out(plan, given, protocol, plan.dataset)
 
 
 def plan_base2new(
     methods: Sequence[str],
-    dataset: str,
+    data: DataSet,
     settings: Settings,
     *,
     shots: Sequence[int] = SHOTS,
     parts: Sequence[str] = PARTS,
 ) -> Plan:
     """The runs of `base2new`, with one or more numbers of shots."""
-    planner = _Planner("base2new", methods, dataset, shots, settings)
-    planned = []
-    for one in planner:
-        runs = {"train": planner.training(*one, "base")}
-        if _transfers(one[0]):
-            runs["test"] = planner.test(runs["train"], "new", planner.data)
-        planned += [runs[part] for part in parts if part in runs]
+    planner = _Planner("base2new", methods, data, shots, settings)
+
+    def cells(method: str, shots: int) -> list[Cell]:
+        found = {"train": planner.training(method, shots, "base")}
+        if _transfers(method):
+            found["test"] = planner.test(found["train"], "new", data)
+        return [found[part] for part in parts if part in found]
+
     bound = [method for method in planner.methods if not _transfers(method)]
     notes = [f"{method}: no test on new classes, {_BOUND}" for method in bound]
-    return Plan(planned, notes=notes, dataset=planner.data.name)
+    return Plan(planner.runs(cells), notes=notes, dataset=data.name)
 
 
 def plan_fewshot(
     methods: Sequence[str],
-    dataset: str,
+    data: DataSet,
     settings: Settings,
     *,
     shots: Sequence[int] = FEWSHOT_SHOTS,
 ) -> Plan:
     """The runs of `fewshot`."""
-    planner = _Planner("fewshot", methods, dataset, shots, settings)
-    return Plan([planner.training(*one) for one in planner], dataset=planner.data.name)
+    planner = _Planner("fewshot", methods, data, shots, settings)
+    return Plan(planner.runs(lambda *which: [planner.training(*which)]), dataset=data.name)
 
 
 def plan_imbalance(
     methods: Sequence[str],
-    dataset: str,
+    data: DataSet,
     settings: Settings,
     *,
     shots: Sequence[int] = SHOTS,
     ratios: Sequence[float] = RATIOS,
 ) -> Plan:
     """The runs of `imbalance`, with one or more numbers of shots."""
-    planner = _Planner("imbalance", methods, dataset, shots, settings)
+    planner = _Planner("imbalance", methods, data, shots, settings)
     ratios = list(dict.fromkeys(ratios))
     if not any(ratio < 1 for ratio in ratios):
         raise UserError(
             f"expected a ratio below 1, got {' '.join(map(str, ratios)) or 'none'}; without one "
             "this is few-shot training: promptclip fewshot"
         )
-    planned = [planner.training(*one, ratio=ratio) for one in planner for ratio in ratios]
-    return Plan(planned, dataset=planner.data.name)
+
+    def cells(method: str, shots: int) -> list[Cell]:
+        return [planner.training(method, shots, ratio=ratio) for ratio in ratios]
+
+    return Plan(planner.runs(cells), dataset=data.name)
 
 
 def _plan_transfer(
     protocol: str,
     methods: Sequence[str],
-    source: str,
+    data: DataSet,
     settings: Settings,
     *,
     shots: Sequence[int] = SHOTS,
-    targets: Sequence[str] = (),
+    targets: Sequence[DataSet] = (),
 ) -> Plan:
     """The model of a few-shot run on other data; the run is shared by all protocols."""
-    planner = _Planner(protocol, methods, source, shots, settings)
-    name = planner.data.name
-    targets = targets or TARGETS[protocol].get(name, ())
+    planner = _Planner(protocol, methods, data, shots, settings)
+    targets = targets or [data_sets.find(name) for name in TARGETS[protocol].get(data.name, ())]
     if not targets:
         known = ", ".join(TARGETS[protocol])
-        raise UserError(f"{name} has no usual targets ({known} have); give --targets")
-    found = [data_sets.find(target) for target in targets]
-    names = [target.name for target in found]
-    if name in names:
-        raise UserError(f"{name} is the source and cannot be a target as well")
+        raise UserError(f"{data.name} has no usual targets ({known} have); give --targets")
+    names = [target.name for target in targets]
+    if data.name in names:
+        raise UserError(f"{data.name} is the source and cannot be a target as well")
     if twice := [one for one in names if names.count(one) > 1]:
         raise UserError(f"two targets are called {twice[0]}; their results would lie in one place")
     bound = [m for m in planner.methods if protocol == "xd" and not _transfers(m)]
-    planned = []
-    for one in planner:
-        if one[0] not in bound:
-            trained = planner.training(*one)
-            tests = (planner.test(trained, target.name, target) for target in found)
-            planned += [trained, *tests]
+
+    def cells(method: str, shots: int) -> list[Cell]:
+        if method in bound:
+            return []
+        trained = planner.training(method, shots)
+        return [trained, *(planner.test(trained, target.name, target) for target in targets)]
+
     skipped = [f"{method}: not run, {_BOUND}" for method in bound]
-    return Plan(planned, skipped, dataset=name)
+    return Plan(planner.runs(cells), skipped, dataset=data.name)
 
 
-# What each protocol would run: (methods, data set, settings, shots=..., ...) -> Plan, with
-# `UserError` for unusable input.
+# What each protocol would run: (methods, `DataSet`, settings, shots=..., ...) -> Plan, with
+# `UserError` for unusable input. All configurations are checked.
 PLANS: dict[str, Callable[..., Plan]] = {
     "base2new": plan_base2new,
     "fewshot": plan_fewshot,
@@ -384,16 +292,13 @@ PLANS: dict[str, Callable[..., Plan]] = {
 
 
 class _Planner:
-    """Makes the runs of a protocol.
-
-    Iterating gives (method, shots, seed) of every training.
-    """
+    """Makes the runs of a protocol with one data set to train on."""
 
     def __init__(
         self,
         protocol: str,
         methods: Sequence[str],
-        dataset: str,
+        data: DataSet,
         shots: Sequence[int],
         settings: Settings,
     ) -> None:
@@ -401,48 +306,68 @@ class _Planner:
         if own := own.intersection(map(str, settings.overrides[::2])):
             keys = ", ".join(sorted(own))
             raise UserError(f"{keys} cannot be set here: {PROTOCOLS[protocol]} sets it itself")
-        if min(shots, default=0) < 1 or min(settings.seeds, default=0) < 0:
+        seeds = settings.seeds
+        if min(shots, default=0) < 1 or not all(0 <= seed <= _MAX_SEED for seed in seeds):
             raise UserError(
-                "shots must be at least 1 and seeds at least 0; got "
-                f"{' '.join(map(str, shots))} and {settings.seeds}"
+                f"shots must be at least 1 and seeds between 0 and {_MAX_SEED}; got "
+                f"{' '.join(map(str, shots))} and {' '.join(map(str, seeds))}"
             )
-        self.protocol, self.shots, self.settings = protocol, shots, settings
-        self.data = data_sets.find(dataset)
+        self.protocol, self.data, self.shots, self.settings = protocol, data, shots, settings
         self.methods = {}  # name -> its yaml
         for method in map(plugins.trainer_name, methods):
-            name = settings.cfg_name or build_cfg(method, self.data.file, "").DATASET.CFG
+            name = settings.cfg_name or settings.build(method, data.file, "").DATASET.CFG
             self.methods[method] = config_file(f"trainers/{method}", name)
 
-    def __iter__(self) -> Iterator[tuple[str, int, int]]:
-        return itertools.product(self.methods, self.shots, self.settings.seeds)
+    def runs(self, cells: Callable[[str, int], Sequence[Cell]]) -> list[Run]:
+        """All runs, of which a seed's follow each other.
 
-    def training(
-        self, method: str, shots: int, seed: int, half: str = "", ratio: float = 1.0
-    ) -> Run:
+        Args:
+            cells: those of a method and a number of shots.
+
+        Raises:
+            UserError: if the configuration of a cell is unusable.
+        """
+        found = []
+        for which in itertools.product(self.methods, self.shots):
+            together = cells(*which)
+            for cell in together:
+                cell.values  # noqa: B018  a wrong key is found now
+            found += [Run(cell, seed) for seed in self.settings.seeds for cell in together]
+        return found
+
+    def training(self, method: str, shots: int, half: str = "", ratio: float = 1.0) -> Cell:
         """Train and test on all classes, on half of them, or on all with a ratio of imbalance."""
         stem, own = self.methods[method].stem, tuple[object, ...]()
         protocol = "base2new" if half else "fewshot"
-        place = Place(protocol, self.data.name, shots, method, stem, seed, half)
+        place = Place(protocol, self.data.name, shots, method, stem, 0, half)
         if ratio != 1:
             own = "DATASET.IMBALANCE", float(ratio)
             place = replace(place, protocol="imbalance", target=f"ratio_{float(ratio)}")
-        return self._run(place, self.data, own)
+        return self._cell(place, self.data, own)
 
-    def test(self, trained: Run, target: str, data: DataSet) -> Run:
+    def test(self, trained: Cell, target: str, data: DataSet) -> Cell:
         """Test on other data what was trained."""
         place = replace(trained.place, protocol=self.protocol, target=target)
-        return replace(self._run(place, data), model=trained)
+        return self._cell(place, data, model=trained)
 
-    def _run(self, place: Place, data: DataSet, own: tuple[object, ...] = ()) -> Run:
-        """A run with KEY VALUE pairs of the protocol's `own`."""
+    def _cell(
+        self,
+        place: Place,
+        data: DataSet,
+        own: tuple[object, ...] = (),
+        model: Cell | None = None,
+    ) -> Cell:
+        """A cell with KEY VALUE pairs of the protocol's `own`."""
         settings = self.settings
-        return Run(
+        return Cell(
             place,
             str(data.file),
             str(self.methods[place.method]),
             settings.root,
             settings.output,
             (*data.overrides, *own, *settings.overrides),
+            model,
+            settings.build,
         )
 
 
@@ -459,11 +384,9 @@ def _carry_out(plan: Plan, settings: Settings, *folder: str) -> int:
         log.info("%s", note)
     if not plan.runs and plan.skipped:
         raise UserError("; ".join(plan.skipped))
-    for one in plan.runs:
-        one.cfg  # noqa: B018  a wrong key is found now
     if settings.dry_run:
         for number, one in enumerate(plan.runs, 1):
-            log.info("[%d/%d] %s", number, len(plan.runs), one.plan())
+            log.info("[%d/%d] %s", number, len(plan.runs), one.plan(one.state))
         failed = list(plan.skipped)
     else:
         failed = [*plan.skipped, *_run_all(plan.runs, settings.quiet)]

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,10 @@ def _run(
         how: the rest of `run`.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    purpose = _purpose(cfg, **how)
+    purpose = _purpose(config_hash(cfg), **how)
     with traceless(folder) as keep, locked(folder):
-        _refuse_other_run(folder, purpose)
+        if conflict := _conflict(folder, purpose, lambda: cfg):
+            raise UserError(f"{folder} {conflict}; give another --output-dir, or delete the folder")
         done = results.read(folder)
         if done is not None:
             log.info("%s holds a finished run", folder)
@@ -96,7 +97,8 @@ def _run(
                     trainer = _build(cfg, **how)
                 keep()
                 log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
-                write_json(purpose, folder / RUN_FILE)
+                content = purpose | {"config": json.loads(json.dumps(cfg))}
+                write_json(content, folder / RUN_FILE)
                 _carry_out(trainer, clock, how["eval_only"])
                 trained = not how["eval_only"]
                 result = results.collect(trainer, cfg, seconds=clock.seconds, trained=trained)
@@ -134,11 +136,25 @@ def _assist(cfg: CfgNode, **how: Any) -> dict[str, Any]:
 
 
 def state(
-    cfg: CfgNode, *, eval_only: bool = False, model_dir: str = "", load_epoch: int | None = None
+    folder: Path,
+    hash: str,
+    cfg: Callable[[], CfgNode],
+    *,
+    eval_only: bool = False,
+    model_dir: str = "",
+    load_epoch: int | None = None,
 ) -> str:
-    """What `run` would find: "done", "failed before", "begun", "not done", or why it refuses."""
-    folder = Path(cfg.OUTPUT_DIR)
-    if conflict := _conflict(folder, _purpose(cfg, eval_only, model_dir, load_epoch)):
+    """What `run` would find: "done", "failed before", "begun", "not done", or why it refuses.
+
+    Args:
+        folder: of the run.
+        hash: of its configuration.
+        cfg: gives the configuration, which is needed only to tell what differs from it.
+        eval_only: as of `run`.
+        model_dir: as of `run`.
+        load_epoch: as of `run`.
+    """
+    if conflict := _conflict(folder, _purpose(hash, eval_only, model_dir, load_epoch), cfg):
         return f"refused: {conflict}"
     if results.read(folder) is not None:
         return "done"
@@ -218,15 +234,12 @@ def _carry_out(trainer: Any, clock: Clock, eval_only: bool) -> None:
             clock.seconds["train"] -= clock.seconds.get("test", 0.0)
 
 
-def _purpose(
-    cfg: CfgNode, eval_only: bool, model_dir: str, load_epoch: int | None
-) -> dict[str, Any]:
-    """What a folder is for, as its run.json says it."""
+def _purpose(hash: str, eval_only: bool, model_dir: str, load_epoch: int | None) -> dict[str, Any]:
+    """What a folder is for, as its run.json says it, beside the configuration itself."""
     return {
-        "config_hash": config_hash(cfg),
+        "config_hash": hash,
         "model": _identity(model_dir) if eval_only else None,
         "load_epoch": load_epoch if eval_only else None,
-        "config": json.loads(json.dumps(cfg)),
     }
 
 
@@ -238,25 +251,18 @@ def _identity(model_dir: str) -> str:
     return str(Path(model_dir).resolve()) if model_dir else ""
 
 
-def _refuse_other_run(folder: Path, purpose: dict[str, Any]) -> None:
-    """Raise `UserError` if the folder belongs to a run of another purpose."""
-    if conflict := _conflict(folder, purpose):
-        raise UserError(f"{folder} {conflict}; give another --output-dir, or delete the folder")
-
-
-def _conflict(folder: Path, purpose: dict[str, Any]) -> str:
+def _conflict(folder: Path, purpose: Mapping[str, Any], cfg: Callable[[], CfgNode]) -> str:
     """What stands in the way of a run of this purpose in a folder; "" if nothing."""
     file = folder / RUN_FILE
     if not file.is_file():
         found = any(folder.glob("*/checkpoint"))
         return f"holds checkpoints without a {RUN_FILE} beside them" if found else ""
     other = json.loads(file.read_text(encoding="utf-8"))
-    if all(purpose[key] == other[key] for key in ("config_hash", "model", "load_epoch")):
+    different = [key for key in purpose if purpose[key] != other[key]]
+    if not different:
         return ""
-    difference = config_difference(purpose["config"], other["config"]) + [
-        f"{key}: {purpose[key]!r}, not {other[key]!r}"
-        for key in ("model", "load_epoch")
-        if purpose[key] != other[key]
+    difference = config_difference(cfg(), other["config"]) + [
+        f"{key}: {purpose[key]!r}, not {other[key]!r}" for key in different if key != "config_hash"
     ]
     return f"was written by another run ({'; '.join(difference)})"
 

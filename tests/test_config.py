@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptclip import config, plugins
-from promptclip.config import build_cfg, config_difference, config_hash, configs_dir
+from promptclip import plugins
+from promptclip.config import Builder, build_cfg, config_difference, config_hash, configs_dir
 from promptclip.errors import UserError
+from promptclip.merge import closest
 
 CONFIGS = configs_dir()
 DATASET = CONFIGS / "datasets" / "imagenet.yaml"
@@ -187,6 +188,26 @@ def test_a_configuration_is_frozen_and_survives_being_written_and_read(tmp_path)
     assert build_cfg("", "", saved) == cfg
 
 
+def test_configurations_of_one_builder_share_nothing_that_can_be_changed(tmp_path):
+    method = write(tmp_path / "m.yaml", CONDITIONAL)
+    build = Builder()
+
+    def built(*overrides):
+        return build("CoOp", DATASET, method, overrides=overrides)
+
+    one, few, plain = built("DATASET.NUM_SHOTS", 1), built("OPTIM.LR", 7), built()
+    assert [cfg.OPTIM.MAX_EPOCH for cfg in (one, few, plain)] == [50, 200, 200]
+    assert [cfg.OPTIM.LR for cfg in (one, few, plain)] == [2, 7, 2]
+    one.INPUT.PIXEL_MEAN.append(9)
+    assert len(plain.INPUT.PIXEL_MEAN) == len(built().INPUT.PIXEL_MEAN) == 3
+    write(method, "OPTIM: {MAX_EPOCH: 3}")  # a file counts as it was when it was first read
+    assert built() == plain
+    assert build_cfg("CoOp", DATASET, method).OPTIM.MAX_EPOCH == 3
+    assert set(build.files) == {
+        *map(str, (CONFIGS / "trainers" / "base.yaml", DATASET, method)),
+    }
+
+
 def test_the_hash_covers_what_can_change_a_number_and_nothing_else():
     cfg = build(seed=1)
     same = build(
@@ -247,8 +268,8 @@ def test_dapt_has_the_published_epochs(shots, epochs):
 
 
 def test_closest_ignores_case():
-    assert config.closest("imagenat", ["ImageNet", "Emoji"]) == "ImageNet"
-    assert config.closest("zzz", ["ImageNet"]) == ""
+    assert closest("imagenat", ["ImageNet", "Emoji"]) == "ImageNet"
+    assert closest("zzz", ["ImageNet"]) == ""
 
 
 @pytest.mark.parametrize("name", ["emoji_openmoji", "EmojiOpenMoji", "emoji-openmoji"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import itertools
 import json
@@ -10,6 +12,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,16 +23,18 @@ import grid_case
 import miniatures
 import pytest
 import random_clip
+from PIL import Image
 from rich.console import Console
 
-from promptclip import cli, emoji, plugins, results, table
+from promptclip import cli, data_sets, emoji, own_pictures, plugins, results, table
 from promptclip.commands import grid
-from promptclip.config import config_hash
+from promptclip.config import Builder, config_hash, default_cfg
 from promptclip.errors import UserError
-from promptclip.grid import journal, plan, pool, slurm, status, worker
+from promptclip.grid import journal, plan, pool, slurm, sources, status, worker
 from promptclip.grid.estimate import Estimate, told
 from promptclip.grid.plan import Spec
 from promptclip.grid.queue import MAX_FAILURES, Failure, Queue
+from promptclip.lock import locked
 from promptclip.protocols import PLANS, Settings, fewshot
 from promptclip.tree import Place
 
@@ -84,29 +89,76 @@ def events(folder, *kinds):
 
 def test_a_plan_is_what_the_protocols_would_run_each_run_once(spec, yamls, tmp_path):
     spec = replace(spec, protocols=("fewshot", "base2new", "xd"), targets=tuple(yamls))
-    planned, hashes = plan.make(spec, tmp_path)
+    planned = plan.make(spec, tmp_path)
     settings = Settings(spec.root, spec.seeds, "", str(tmp_path), spec.overrides)
+    one, two = map(data_sets.find, yamls)
     alone = [
         run
-        for protocol, more in {"fewshot": {}, "base2new": {}, "xd": {"targets": yamls[1:]}}.items()
-        for run in PLANS[protocol](spec.methods, yamls[0], settings, shots=[2], **more).runs
+        for protocol, more in {"fewshot": {}, "base2new": {}, "xd": {"targets": [two]}}.items()
+        for run in PLANS[protocol](spec.methods, one, settings, shots=[2], **more).runs
     ]
-    assert [run.folder for run in planned.runs] == list(dict.fromkeys(r.folder for r in alone))
+    assert planned.runs == list(dict.fromkeys(alone))
     assert len(planned.runs) == 16
     assert len(alone) == 20  # the trainings of xd are those of fewshot
-    assert hashes == [config_hash(run.cfg) for run in planned.runs]
+    for number, run in enumerate(planned.runs):
+        assert run.model is None or run.model in planned.runs[:number]
+
+
+def test_what_runs_have_in_common_is_worked_out_once_with_the_same_result(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("promptclip.config.default_cfg", lambda: built.append(1) or default_cfg())
+    spec = Spec(
+        methods=("dapt", "coop", "tip_adapter"),
+        datasets=("caltech101", "emoji"),
+        protocols=tuple(PLANS),
+        shots=(1, 16),
+        seeds=(0, 3),
+        targets=("dtd",),
+        overrides=("OPTIM.LR_SCHEDULER", "single_step"),
+    )
+    build = Builder()
+    planned = plan.make(spec, tmp_path, build)
+    assert len(planned.runs) == 40 + 24 + 16 + 24 + 48
+    assert len(built) == 1
     for run in planned.runs:
-        assert run.model is None or any(run.model is one for one in planned.runs)
+        cell = run.cell
+        model = cell.model and replace(cell.model, build=Builder())
+        afresh = replace(run, cell=replace(cell, model=model, build=Builder()))
+        assert run.config_hash == config_hash(afresh.cfg)
+    assert len(build.files) == len(set(build.files)) == 1 + 3 + 2 * 3
+
+
+def test_own_pictures_are_read_once(spec, tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8)).save(tmp_path / "pets" / name / f"{number}.png")
+    read = []
+    real = own_pictures.read
+    monkeypatch.setattr(own_pictures, "read", lambda path: read.append(path) or real(path))
+    own = str(tmp_path / "pets")
+    both = {"datasets": (own, spec.datasets[0]), "targets": (own, "dtd")}
+    spec = replace(spec, protocols=("fewshot", "base2new", "xd"), **both)
+    folder = plan.folder_of(tmp_path, "pets")
+    before = plan.store(spec, folder)
+    assert read == [own]
+    assert plan.store(spec, folder) == before
+    # What they are decides about the configuration, so the plan follows them.
+    (tmp_path / "pets" / "cat" / "0.png").unlink()
+    after = plan.store(spec, folder)
+    changed = [old != new for old, new in zip(before.hashes, after.hashes, strict=True)]
+    assert changed == [run.place.benchmark == "own_pets" for run in after.runs]
 
 
 def test_a_stored_plan_is_read_back_and_made_once(spec, tmp_path, monkeypatch):
     overrides = ("TRAINER.REGULARIZERS", ("npt",))
     spec = replace(spec, protocols=("base2new",), methods=("coop",), overrides=overrides)
     folder = plan.folder_of(tmp_path, spec.name)
-    made, hashes = plan.make(spec, tmp_path)
+    made = plan.make(spec, tmp_path)
     first = plan.store(spec, folder)
     assert first.runs == made.runs
-    assert first.hashes == hashes
+    assert first.hashes == [run.config_hash for run in made.runs]
+    assert first.hashes == [config_hash(run.cfg) for run in first.runs]
     monkeypatch.setattr(plan, "make", lambda *_: pytest.fail("planned twice"))
     assert plan.store(spec, folder) == first
 
@@ -124,10 +176,27 @@ def test_a_plan_follows_its_configuration_files(spec, yamls, tmp_path):
         plan.store(replace(spec, seeds=(1,)), folder)
 
 
-def test_all_data_sets_are_those_to_train_on():
+def test_a_plan_of_another_promptclip_is_made_anew(spec, stored, monkeypatch):
+    before = plan.store(spec, stored)
+    file = stored / plan.PLAN_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 1, "runs": []}))
+    with pytest.raises(UserError, match="of another version of promptclip; the command that made"):
+        plan.load(stored)
+    assert plan.store(spec, stored) == before
+    monkeypatch.setattr(sources, "_code", lambda: [file])
+    assert plan.store(spec, stored).sources.program != before.sources.program
+    for content in ("[]", "{}", '{"schema'):
+        file.write_text(content)
+        with pytest.raises(UserError, match="plan.json is damaged .*; delete it"):
+            plan.store(spec, stored)
+
+
+def test_all_methods_and_all_data_sets_to_train_on():
+    assert list(plan._methods(["all"])) == sorted(plugins.methods())
     names = list(plan._datasets(["all"]))
     assert {"imagenet", "emoji", "emoji_people", "dtd"} <= set(names)
-    assert not {"imagenet_a", "imagenetv2", "emoji_line", "emoji_openmoji"} & set(names)
+    others = {"imagenet_a", "imagenetv2", "emoji_line", "emoji_openmoji", "own_pictures"}
+    assert not others & set(names)
 
 
 def test_what_cannot_be_planned_is_told(spec, yamls, tmp_path):
@@ -138,8 +207,13 @@ def test_what_cannot_be_planned_is_told(spec, yamls, tmp_path):
     with pytest.raises(UserError, match="unknown key OPTIM.LT"):
         plan.make(replace(spec, overrides=("OPTIM.LT", 1)), tmp_path)
     both = replace(spec, protocols=("fewshot", "dg"))
-    planned, _ = plan.make(both, tmp_path)
-    assert planned.notes == ["dg: one has no usual targets and is left out"]
+    assert plan.make(both, tmp_path).notes == ["dg: one has no usual targets and is left out"]
+    itself = replace(both, datasets=("emoji",), targets=("emoji",))
+    assert plan.make(itself, tmp_path).notes == ["dg: emoji has no other targets and is left out"]
+    (tmp_path / "one.yaml").write_text(Path(yamls[0]).read_text())
+    twice = replace(spec, datasets=(yamls[0], str(tmp_path / "one.yaml")))
+    with pytest.raises(UserError, match="two data sets are called one; their results would lie"):
+        plan.make(twice, tmp_path)
     with pytest.raises(UserError, match="one has no usual targets"):
         plan.make(replace(spec, protocols=("dg",)), tmp_path)
     with pytest.raises(UserError, match="holds no grid"):
@@ -151,7 +225,7 @@ def test_what_a_method_cannot_do_is_counted_as_failed(spec, yamls, tmp_path, mon
     spec = replace(spec, protocols=("xd",), targets=(yamls[1],), seeds=(1,))
     folder = plan.folder_of(tmp_path, spec.name)
     assert plan.store(spec, folder).skipped == [
-        f"xd, {yamls[0]}: CoOp: not run, what it learns cannot be used for other classes"
+        "xd, one: CoOp: not run, what it learns cannot be used for other classes"
     ]
     assert work(folder) == worker.NOTHING_LEFT
     now = status.Reader(folder).read()
@@ -208,17 +282,15 @@ def test_a_test_waits_for_its_training_but_not_for_a_hopeless_one(spec, tmp_path
             assert queue.take() is None
             assert queue.waiting()
         for _ in range(MAX_FAILURES):
-            queue.fail(Failure(0, "w", "of no use"))
+            queue.fail(0, "w", "of no use", folder / "no.log", ())
         assert not queue.waiting()
         assert queue.take() == 1
 
 
 def test_only_a_result_of_the_planned_configuration_is_one(spec, stored, work, caplog):
-    (old, *_) = plan.make(replace(spec, methods=("coop",), overrides=()), stored.parents[1])[0].runs
-    with contextlib.suppress(FileNotFoundError):
-        old.folder.rmdir()
-    changed = replace(old, overrides=("OPTIM.MAX_EPOCH", 1))
-    changed()
+    changed = replace(spec, methods=("coop",), overrides=("OPTIM.MAX_EPOCH", 1))
+    old, *_ = plan.make(changed, stored.parents[1]).runs
+    old()
     queue = Queue(stored)
     assert queue.left() == 4
     assert work(stored) == worker.NOTHING_LEFT
@@ -241,8 +313,8 @@ def test_what_another_command_is_at_is_left_alone_and_looked_at_again(stored, wo
         process.stdout.readline()
         write = journal.Journal.__call__
 
-        def after_the_first_refusal(self, event, run, **more):
-            write(self, event, run, **more)
+        def after_the_first_refusal(self, event, *which, **more):
+            write(self, event, *which, **more)
             if event == journal.BUSY:
                 process.stdin.write(b"x")
                 process.stdin.flush()
@@ -255,7 +327,78 @@ def test_what_another_command_is_at_is_left_alone_and_looked_at_again(stored, wo
     assert not Queue(stored).failures()
 
 
+LOCKED = """
+import fcntl, sys
+with open(sys.argv[1], sys.argv[2]) as file:
+    fcntl.lockf(file, int(sys.argv[3]))
+    print(1, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_those_who_look_do_not_take_each_other_for_workers(stored):
+    with journal.Journal(stored, "w"):
+        pass
+    file = journal.path(stored, "w")
+    for kind, mode, alive in ((fcntl.LOCK_SH, "r", False), (fcntl.LOCK_EX, "a", True)):
+        with subprocess.Popen(
+            [sys.executable, "-c", LOCKED, str(file), mode, str(int(kind))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other:
+            other.stdout.readline()
+            assert journal.alive(file) == alive
+            other.stdin.close()
+    assert not journal.alive(file)
+
+
+def test_a_file_system_without_locks_is_refused(stored, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with Queue(stored) as queue:
+        for attempt in (queue.take, lambda: journal.Journal(stored, "w")):
+            with pytest.raises(UserError, match="cannot lock .*No locks.*only on a file system"):
+                attempt()
+    with locked(stored):  # one run alone needs none
+        assert "see to it that only one uses" in caplog.text
+
+
+def test_what_was_written_of_another_plan_counts_for_no_run(spec, stored, capsys):
+    """A plan that is made anew may have other runs under the old numbers, or fewer."""
+    queue = Queue(stored)
+    folder = queue.runs[0].folder
+    folder.mkdir(parents=True)
+    (folder / results.RESULT_FILE).write_text("{}")
+    for number in (0, 99):
+        with journal.Journal(stored, f"w-{number}") as write:
+            write(journal.DONE, number, "0123456789abcdef", seconds=1.0)
+            write(journal.START, number, "0123456789abcdef")
+        (stored / "failures").mkdir(exist_ok=True)
+        for attempt in range(MAX_FAILURES):
+            name = f"{number:05d}-0123456789abcdef-{attempt}-w.json"
+            (stored / "failures" / name).write_text("{}")
+        queue.died(f"w-{number}", "was killed", stored / "no.log")
+    queue = Queue(stored)
+    assert queue.left() == 4
+    assert queue.failures() == []
+    with queue:
+        assert queue.take() == 0
+    assert results.read_failure(folder) is None
+    assert cli.main(["grid", "status", str(stored)]) == 0
+    assert "0        0       0        4   4" in capsys.readouterr().out
+
+
 # What happens to runs that fail
+
+
+def test_failures_of_a_run_are_in_order_of_time(stored):
+    queue = Queue(stored)
+    for worker_ in ("z", "a", "m"):
+        queue.fail(1, worker_, f"of {worker_}", stored / "no.log", ("the end",))
+    assert [failure.error for failure in queue.failures()] == ["of z", "of a", "of m"]
+    assert queue.failures()[0] == Failure(1, queue.hashes[1], "z", "of z", "", ["the end"])
 
 
 @pytest.fixture
@@ -314,6 +457,42 @@ def test_a_process_is_replaced_after_an_unexpected_error(stored, failing, monkey
     assert len(events(stored, journal.DONE)) == 4
 
 
+def ended(pool_, name, status):
+    """What a pool does when one of its workers has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    process.wait()
+    pool_._ended(0, pool._Worker(name, process, Path("no.log")), status)
+
+
+def test_workers_that_die_before_their_first_run_are_counted_in_a_row(stored):
+    pool_ = pool.Pool(stored, [{}])
+    with journal.Journal(stored, "began") as write:
+        write(journal.START, 0, "hash")
+    for name in ("dead", "dead", "began", "dead", "dead"):
+        ended(pool_, name, worker.WORN_OUT if name == "began" else 1)
+    with pytest.raises(UserError, match="workers cannot start"):
+        ended(pool_, "dead", 1)
+
+
+def test_how_a_process_has_died_is_told_for_every_signal():
+    told = [pool._told(status) for status in (1, -9, -11, -40)]
+    assert told == [
+        "ended with status 1",
+        "was killed by SIGKILL, perhaps for want of memory",
+        "was killed by SIGSEGV",
+        "was killed by signal 40",
+    ]
+
+
+def test_a_worker_has_a_name_that_no_other_has_had(stored):
+    numbers = iter(range(1, 9))
+    with pool._new_log(stored / "logs", numbers) as log:
+        first = Path(log.name)
+    assert first.stem == f"{socket.gethostname()}-{os.getpid()}-1"
+    with pool._new_log(stored / "logs", iter((1, 2))) as log:  # another process with this id
+        assert Path(log.name).stem == first.stem[:-1] + "2"
+
+
 def test_a_process_that_has_grown_is_replaced(stored, monkeypatch):
     monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
     sizes = iter([2**30, 2**30, 3 * 2**30])
@@ -334,8 +513,16 @@ def test_a_configuration_that_is_not_the_planned_one_is_refused(spec, yamls, tmp
     assert "its configuration is not the planned one" in tried[-1].error
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
-def test_a_signal_leaves_a_checkpoint_and_no_claim(number, spec, tmp_path, work, monkeypatch):
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGUSR1],
+        [signal.SIGINT],
+        [signal.SIGUSR2, signal.SIGTERM],  # of Slurm and of the pool, both at a time
+    ],
+)
+def test_a_signal_leaves_a_checkpoint_and_no_claim(numbers, spec, tmp_path, work, monkeypatch):
     spec = replace(spec, methods=("coop",), seeds=(1,), overrides=("OPTIM.MAX_EPOCH", 6))
     folder = plan.folder_of(tmp_path / "stopped", spec.name)
     plan.store(spec, folder)
@@ -344,14 +531,20 @@ def test_a_signal_leaves_a_checkpoint_and_no_claim(number, spec, tmp_path, work,
 
     def signalled(self, output, label):
         if self.epoch == 3:
-            os.kill(os.getpid(), number)
+            # All that is sent to this thread comes to it when the mask is what it was again.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+            try:
+                for number in numbers:
+                    signal.raise_signal(number)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return losses(self, output, label)
 
-    before = signal.getsignal(number)
+    before = [signal.getsignal(number) for number in numbers]
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "losses", signalled)
         assert work(folder) == worker.WAS_STOPPED
-    assert signal.getsignal(number) is before
+    assert [signal.getsignal(number) for number in numbers] == before
     run = Queue(folder).runs[0].folder
     assert (run / "resume.pth.tar").is_file()
     assert results.read_failure(run) is None
@@ -372,7 +565,7 @@ def test_status_and_time_left(stored, spec, capsys, work):
     assert "so how long it takes cannot be said" in before
     queue = Queue(stored)
     with another_process(stored) as (_, number), journal.Journal(stored, "other-1") as alive:
-        alive(journal.START, number)
+        alive(journal.START, number, queue.hashes[number])
         assert work(stored) == worker.NOTHING_LEFT
         now = status.Reader(stored).read()
         # This process holds the journal itself, so it does not see that another one is alive.
@@ -398,11 +591,22 @@ def test_a_terminal_gets_bars(stored, monkeypatch):
     assert "so how long it takes cannot be said" in out.getvalue()
 
 
+def test_without_a_terminal_every_run_has_a_line(stored, work, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="promptclip.commands.grid")
+    with grid._live(status.Reader(stored)) as tick:
+        tick()
+        work(stored)
+    mine = [record for record in caplog.records if record.name == "promptclip.commands.grid"]
+    lines = [record.getMessage() for record in mine]
+    assert [line.partition("]")[0] for line in lines] == ["[1/4", "[2/4", "[3/4", "[4/4"]
+
+
 def test_who_is_alive_is_seen_from_another_process(stored):
+    hashes = Queue(stored).hashes
     with journal.Journal(stored, "dead") as dead:
-        dead(journal.START, 2)
+        dead(journal.START, 2, hashes[2])
     with journal.Journal(stored, "alive") as alive:
-        alive(journal.START, 1)
+        alive(journal.START, 1, hashes[1])
         out = subprocess.run(
             grid_case.command("status", stored),
             env=grid_case.environment(),
@@ -415,7 +619,7 @@ def test_who_is_alive_is_seen_from_another_process(stored):
 
 def test_a_line_that_death_cut_off_is_left_out(stored):
     with journal.Journal(stored, "w") as write:
-        write(journal.START, 0)
+        write(journal.START, 0, "hash")
     file = journal.path(stored, "w")
     file.write_text(file.read_text() + '{"time": 1, "ev')
     assert [event["event"] for event in journal.events(file)] == [journal.START]
@@ -480,7 +684,7 @@ def test_a_yaml_file_holds_the_flags_and_flags_go_before_it(spec, yamls, tmp_pat
              "--root", spec.root, "--set", "OPTIM.MAX_EPOCH", "2"]  # fmt: skip
     assert cli.main(flags) == 0
     # Text or number: the same configuration, so the same hashes.
-    hashes = [plan.make(one[0], tmp_path)[1] for one in asked]
+    hashes = [[run.config_hash for run in plan.make(one[0], tmp_path).runs] for one in asked]
     assert hashes[0] == hashes[1]
 
 
@@ -568,10 +772,11 @@ def test_options_of_slurm():
     }.items():
         with pytest.raises(UserError, match=message):
             slurm.options_of(text)
-    minutes = {"90": 90, "4:00:00": 240, "1-12": 2160, "2-0:30": 2910, "90:30": 90}
+    minutes = {"90": 90, "4:00:00": 240, "1-12": 2160, "2-0:30": 2910, "90:30": 91, "0:0:30": 1}
     assert {text: slurm._minutes(text) for text in minutes} == minutes
-    with pytest.raises(UserError, match="time must be"):
-        slurm._minutes("4h")
+    for text in ("4h", "0", "0-0:00:00"):
+        with pytest.raises(UserError, match="time must be"):
+            slurm._minutes(text)
 
 
 def test_options_that_submitit_does_not_know_go_to_sbatch():
@@ -580,6 +785,16 @@ def test_options_that_submitit_does_not_know_go_to_sbatch():
     assert parameters["partition"] == "gpu"
     assert parameters["time"] == 60
     assert parameters["additional_parameters"] == {"requeue": True, "licenses": "x:1"}
+
+
+def test_jobs_that_would_be_told_to_stop_at_once_are_refused():
+    pytest.importorskip("submitit")
+    assert slurm._parameters({"time": "1", "signal_delay_s": "29"})["signal_delay_s"] == 29
+    for options in ({"time": "1"}, {"time": "2"}, {"time": "1", "signal_delay_s": "30"}):
+        with pytest.raises(UserError, match="a job of . min that is told to stop .* never get on"):
+            slurm._parameters(options)
+    with pytest.raises(UserError, match="signal_delay_s must be a whole number of at least 1"):
+        slurm._parameters({"signal_delay_s": "0"})
 
 
 def test_without_slurm_nothing_is_sent(stored, monkeypatch):
@@ -726,9 +941,9 @@ def rows(output):
 DEADLY = """
 import os, signal
 from pathlib import Path
-import promptclip.protocols as protocols
+import promptclip.cell as cell
 
-real = protocols.run
+real = cell.run
 
 def run(cfg, **how):
     flag = Path(os.environ["DEADLY"])
@@ -739,7 +954,7 @@ def run(cfg, **how):
             os.kill(os.getpid(), signal.SIGSEGV if cfg.SEED == 1 else signal.SIGKILL)
     return real(cfg, **how)
 
-protocols.run = run
+cell.run = run
 """
 
 
@@ -783,6 +998,28 @@ def test_workers_stop_with_their_pool(tmp_path):
             assert time.monotonic() < deadline, "workers live on"
             time.sleep(0.1)
         assert not Queue(folder).failures()
+
+
+@pytest.mark.slow
+def test_a_pool_waits_for_others_without_starting_processes(stored, monkeypatch):
+    """Until one of them dies; then it takes over what that was at."""
+    look, looked = pool.Pool._something_to_take, []
+    with another_process(stored) as (process, number):
+
+        def look_and_kill(self):
+            looked.append(len(events(stored, journal.DONE)))
+            if len(looked) == 3:
+                process.kill()
+                process.wait()
+            return look(self)
+
+        monkeypatch.setattr(pool.Pool, "_something_to_take", look_and_kill)
+        pool.Pool(stored, [{}, {}]).run()
+    assert looked[:3] == [3, 3, 3]
+    assert status.Reader(stored).read().complete
+    assert [event["run"] for event in events(stored, journal.START)].count(number) == 1
+    # Two for three runs, and two more when there was something to take again.
+    assert len(list((stored / "logs").glob("*.log"))) == 4
 
 
 @pytest.mark.slow

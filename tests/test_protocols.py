@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from promptclip import plugins, protocols, results, table
+from promptclip import cell, plugins, results, table
 from promptclip.errors import UserError
 from promptclip.protocols import base2new, dg, fewshot, xd
 from promptclip.run import run
@@ -103,7 +103,8 @@ def test_unusable_input_stops_everything_before_anything_runs(start, mini, tmp_p
         r"unknown key OPTIM.LT": lambda: start("coop", overrides=["OPTIM.LT", "1"]),
         r"OPTIM.MAX_EPOCH must": lambda: start("coop", overrides=["OPTIM.MAX_EPOCH", "-3"]),
         r"SEED cannot be set here": lambda: start("coop", overrides=["OPTIM.LR", "1", "SEED", "1"]),
-        r"seeds at least 0; got 2 and \[-1\]": lambda: start("coop", seeds=[-1]),
+        r"seeds between 0 and 4294967295; got 2 and -1": lambda: start("coop", seeds=[-1]),
+        r"seeds between 0 and .*; got 2 and 1 4294967296": lambda: start("coop", seeds=[1, 2**32]),
         r"no 'emojy' in .*datasets, did you mean 'emoji'\?": lambda: base2new(["coop"], "emojy"),
     }.items():
         with pytest.raises(UserError, match=message):
@@ -166,7 +167,7 @@ def test_a_model_is_trained_once_and_tested_wherever_it_is_asked_for(
             trained.append(cfg)
         return run(cfg, **how)
 
-    monkeypatch.setattr(protocols, "run", counted)
+    monkeypatch.setattr(cell, "run", counted)
     status, lines = elsewhere("coop")
     assert status == 0
     assert lines[0].startswith("[1/2] CoOp, seed 1, mini, 2 shots: ")

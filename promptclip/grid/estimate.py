@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,18 @@ class Estimate:
     """
 
     def __init__(self, finished: Iterable[tuple[Place, float]]) -> None:
-        self._seconds: dict[tuple[Any, ...], list[float]] = {}
+        self._known: dict[tuple[Any, ...], tuple[float, int]] = {}  # their sum and number
         for place, seconds in finished:
             for key in _keys(place):
-                self._seconds.setdefault(key, []).append(seconds)
+                total, count = self._known.get(key, (0.0, 0))
+                self._known[key] = total + seconds, count + 1
 
     def of(self, place: Place) -> float | None:
         """Seconds; None if there is nothing to go by."""
         for key in _keys(place):
-            if key in self._seconds:
-                return statistics.fmean(self._seconds[key])
+            if key in self._known:
+                total, count = self._known[key]
+                return total / count
         return None
 
     def total(self, places: Iterable[Place]) -> tuple[float, int]:

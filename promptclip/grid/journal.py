@@ -1,7 +1,7 @@
 """What each worker does, as lines that are only ever added.
 
 A worker has a file of its own, so that no two machines write to the same one, and holds it locked,
-so that anybody can see whether it is alive.
+so that anybody who can read it sees whether it is alive.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from promptclip.errors import UserError
-from promptclip.lock import try_lock
+from promptclip.lock import is_locked, try_lock
 
 JOURNAL = "journal"  # the folder
 Event: TypeAlias = dict[str, Any]
@@ -35,12 +35,15 @@ class Journal:
         file = path(folder, worker)
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file.open("a", encoding="utf-8")
-        for _ in range(100):
-            if try_lock(self._file):
-                return
-            time.sleep(0.01)  # somebody is looking whether we are alive
-        self._file.close()
-        raise UserError(f"{file} is another worker's")
+        try:
+            for _ in range(100):
+                if try_lock(self._file):
+                    return
+                time.sleep(0.01)  # somebody is looking whether we are alive
+            raise UserError(f"{file} is another worker's")
+        except UserError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -48,9 +51,10 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def __call__(self, event: str, run: int, **more: Any) -> None:
-        """Add a line about a run."""
-        line = json.dumps({"time": time.time(), "event": event, "run": run, **more})
+    def __call__(self, event: str, run: int, hash: str, **more: Any) -> None:
+        """Add a line about a run, told by its number in the plan and its configuration's hash."""
+        content = {"time": time.time(), "event": event, "run": run, "hash": hash, **more}
+        line = json.dumps(content)
         self._file.write(line + "\n")
         self._file.flush()
 
@@ -81,6 +85,6 @@ def files(folder: Path) -> list[Path]:
 
 
 def alive(file: Path) -> bool:
-    """Whether the worker of a journal still runs, here or on another machine."""
-    with file.open("r+b") as opened:
-        return not try_lock(opened)
+    """Whether the worker of a journal still runs, in another process here or elsewhere."""
+    with file.open("rb") as opened:
+        return is_locked(opened)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -14,17 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import promptclip
-from promptclip import data_sets
-from promptclip.config import config_hash, configs_dir
+from promptclip import data_sets, plugins
+from promptclip.cell import Cell, Run
+from promptclip.config import Builder, configs_dir
+from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
 from promptclip.files import content_hash, write_json
-from promptclip.protocols import PLANS, Plan, Run, Settings
-from promptclip.tree import TARGETS, Place
+from promptclip.grid.sources import Sources
+from promptclip.protocols import PLANS, Plan, Settings
+from promptclip.tree import OWN_YAML, TARGETS, Place
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 PLAN_FILE = "plan.json"
 GRIDS = "grid"  # the folder of the output tree that holds them
 _SUFFIXES = (".yaml", ".yml")
@@ -35,7 +35,7 @@ class Spec:
     """What was asked for.
 
     Attributes:
-        methods: names in any case.
+        methods: names in any case, or "all".
         datasets: stems of files in `configs/datasets`, paths of yaml files, or "all" for those
             that a method can be trained on.
         protocols: of `promptclip.protocols.PLANS`.
@@ -91,89 +91,76 @@ class Stored:
         runs: a training stands before its tests.
         hashes: of the configuration of each run, as it was planned.
         skipped: a line for each part of what was asked for that cannot be run.
-        files: SHA-256 of every configuration file that was read.
+        sources: what it was made from.
     """
 
     asked: Mapping[str, Any]
     runs: Sequence[Run]
     hashes: Sequence[str]
     skipped: Sequence[str]
-    files: Mapping[str, str]
+    sources: Sources
 
 
-def make(spec: Spec, output: str | Path) -> tuple[Plan, list[str]]:
+def make(spec: Spec, output: str | Path, build: Builder | None = None) -> Plan:
     """Plan all runs of a grid; each is there once, however many protocols ask for it.
 
-    Returns:
-        The plan, and the hash of each run's configuration.
+    Args:
+        spec: what is asked for.
+        output: the folder that results go below.
+        build: of the configurations; a new one unless given.
 
     Raises:
         UserError: for unusable input, such as an unknown key.
     """
-    settings = Settings(spec.root, spec.seeds, spec.cfg, str(output), spec.overrides)
+    build = build or Builder()
+    settings = Settings(spec.root, spec.seeds, spec.cfg, str(output), spec.overrides, build=build)
     own_shots: dict[str, Any] = {"shots": spec.shots} if spec.shots else {}
-    runs: dict[Path, Run] = {}
+    methods, names = list(_methods(spec.methods)), list(_datasets(spec.datasets))
+    found = _found([*names, *spec.targets])
+    sources = dict.fromkeys(found[name] for name in names)
+    targets = dict.fromkeys(found[name] for name in spec.targets)
+    runs: dict[Place, Run] = {}
     skipped, notes = [], []
-    for protocol, dataset in itertools.product(spec.protocols, _datasets(spec.datasets)):
+    for protocol, data in itertools.product(spec.protocols, sources):
         own = dict(own_shots)
         if protocol in TARGETS:
-            source = data_sets.find(dataset).name
-            own["targets"] = [t for t in spec.targets if data_sets.find(t).name != source]
-            if not own["targets"] and source not in TARGETS[protocol]:
-                notes.append(f"{protocol}: {source} has no usual targets and is left out")
+            own["targets"] = [target for target in targets if target.name != data.name]
+            if not own["targets"] and (targets or data.name not in TARGETS[protocol]):
+                which = "other" if targets else "usual"
+                notes.append(f"{protocol}: {data.name} has no {which} targets and is left out")
                 continue
-        plan = PLANS[protocol](spec.methods, dataset, settings, **own)
-        for one in plan.runs:
-            # A test keeps the very run that is in the plan as its training.
-            model = one.model and runs[one.model.folder]
-            runs.setdefault(one.folder, replace(one, model=model))
-        skipped += [f"{protocol}, {dataset}: {line}" for line in plan.skipped]
+        plan = PLANS[protocol](methods, data, settings, **own)
+        for run in plan.runs:
+            runs.setdefault(run.place, run)
+        skipped += [f"{protocol}, {data.name}: {line}" for line in plan.skipped]
         notes += plan.notes
     if not runs:
         raise UserError("; ".join([*skipped, *notes]) or "a grid without runs")
-    plan = Plan(list(runs.values()), list(dict.fromkeys(skipped)), list(dict.fromkeys(notes)))
-    return plan, list(_hashes(plan.runs))
+    return Plan(list(runs.values()), list(dict.fromkeys(skipped)), list(dict.fromkeys(notes)))
 
 
 def store(spec: Spec, folder: Path) -> Stored:
     """The plan of a grid in its folder, made if need be.
 
-    It is made again where a configuration file, or promptclip, is not what it was.
+    It is made again where what it was made from is not what it was.
 
     Raises:
         UserError: for unusable input, or if the folder holds the plan of something else.
     """
     asked = json.loads(json.dumps(dataclasses.asdict(spec)))
     if (folder / PLAN_FILE).is_file():
-        stored = load(folder)
-        if stored.asked != asked:
-            different = ", ".join(key for key in asked if asked[key] != stored.asked.get(key))
+        content = _content(folder)
+        if different := [key for key in asked if asked[key] != content["asked"].get(key)]:
             raise UserError(
-                f"{folder} holds a grid with other {different}; give another --name, or delete it"
+                f"{folder} holds a grid with other {', '.join(different)}; "
+                "give another --name, or delete it"
             )
-        if _fingerprint(stored.runs) == stored.files:
+        if content["schema"] == SCHEMA and (stored := load(folder)).sources.unchanged():
             return stored
     log.info("planning %s", folder)
-    plan, hashes = make(spec, _output(folder))
-    number = {run.folder: index for index, run in enumerate(plan.runs)}
-    content = {
-        "schema": SCHEMA,
-        "asked": asked,
-        "skipped": plan.skipped,
-        "files": _fingerprint(plan.runs),
-        "runs": [
-            {
-                "place": dataclasses.asdict(run.place),
-                "dataset_file": run.dataset_file,
-                "config_file": run.config_file,
-                "overrides": run.overrides,
-                "model": run.model and number[run.model.folder],
-                "config_hash": hash,
-            }
-            for run, hash in zip(plan.runs, hashes, strict=True)
-        ],
-    }
-    write_json(content, folder / PLAN_FILE, indent=None)
+    build = Builder()
+    plan = make(spec, _output(folder), build)
+    write_json(_record(asked, plan, build), folder / PLAN_FILE, indent=None)
     return load(folder)
 
 
@@ -183,24 +170,23 @@ def load(folder: Path) -> Stored:
     Raises:
         UserError: if there is none that can be read.
     """
-    try:
-        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no grid: there is no {PLAN_FILE}") from None
-    except ValueError as error:
-        raise UserError(f"{folder / PLAN_FILE} is damaged ({error}); delete it") from None
+    content = _content(folder)
     if content["schema"] != SCHEMA:
-        raise UserError(f"{folder / PLAN_FILE} is of another version of promptclip; delete it")
-    asked, output = content["asked"], str(_output(folder))
-    runs: list[Run] = []
-    for record in content["runs"]:
-        model = None if record["model"] is None else runs[record["model"]]
+        raise UserError(
+            f"{folder / PLAN_FILE} is of another version of promptclip; the command that made it "
+            "makes it anew"
+        )
+    asked, output, build = content["asked"], str(_output(folder)), Builder()
+    cells: list[Cell] = []
+    for record in content["cells"]:
         place = Place(**record["place"])
         files = record["dataset_file"], record["config_file"]
-        overrides = _hashable(record["overrides"])
-        runs.append(Run(place, *files, asked["root"], output, overrides, model))
-    hashes = [record["config_hash"] for record in content["runs"]]
-    return Stored(asked, runs, hashes, content["skipped"], content["files"])
+        overrides = _plain(record["overrides"])
+        model = None if record["model"] is None else cells[record["model"]]
+        cells.append(Cell(place, *files, asked["root"], output, overrides, model, build))
+    runs = [Run(cells[cell], seed) for cell, seed, _ in content["runs"]]
+    hashes = [hash for _, _, hash in content["runs"]]
+    return Stored(asked, runs, hashes, content["skipped"], Sources(**content["sources"]))
 
 
 def folder_of(output: str | Path, name: str) -> Path:
@@ -224,44 +210,87 @@ def _output(folder: Path) -> Path:
     return Path(os.path.abspath(folder)).parents[1]
 
 
+def _record(asked: Mapping[str, Any], plan: Plan, build: Builder) -> dict[str, Any]:
+    """The content of a plan's file; cells and runs are known by their place in a list."""
+    numbers: dict[Place, int] = {}
+    cells: list[Cell] = []
+
+    def number(cell: Cell) -> int:
+        if cell.place not in numbers:
+            if cell.model:
+                number(cell.model)
+            numbers[cell.place] = len(cells)
+            cells.append(cell)
+        return numbers[cell.place]
+
+    return {
+        "schema": SCHEMA,
+        "asked": asked,
+        "skipped": plan.skipped,
+        "runs": [[number(run.cell), run.seed, run.config_hash] for run in plan.runs],
+        "cells": [
+            {
+                "place": dataclasses.asdict(cell.place),
+                "dataset_file": cell.dataset_file,
+                "config_file": cell.config_file,
+                "overrides": cell.overrides,
+                "model": cell.model and numbers[cell.model.place],
+            }
+            for cell in cells
+        ],
+        "sources": dataclasses.asdict(Sources.of(build, cells)),
+    }
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """The content of a plan's file, of whatever schema.
+
+    Raises:
+        UserError: if there is no such file, or it is no plan.
+    """
+    file = folder / PLAN_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no grid: there is no {PLAN_FILE}") from None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); delete it") from None
+    if not isinstance(content, dict) or not {"schema", "asked"} <= content.keys():
+        raise UserError(f"{file} is damaged (it is no plan); delete it")
+    return content
+
+
+def _methods(names: Iterable[str]) -> Iterator[str]:
+    """Each name, and for "all" those of every method."""
+    for name in names:
+        yield from sorted(plugins.methods()) if name == "all" else [name]
+
+
 def _datasets(names: Iterable[str]) -> Iterator[str]:
     """Each name, and for "all" those that are more than a variant to test on."""
-    variants = set(itertools.chain(*TARGETS["dg"].values()))
+    others = {OWN_YAML, *itertools.chain(*TARGETS["dg"].values())}
     for name in names:
         if name == "all":
             files = sorted((configs_dir() / "datasets").glob("*.yaml"))
-            yield from (file.stem for file in files if file.stem not in variants)
+            yield from (file.stem for file in files if file.stem not in others)
         else:
             yield name
 
 
-def _hashes(runs: Iterable[Run]) -> Iterator[str]:
-    """The hash of each run's configuration, which is built once for all seeds."""
+def _found(names: Iterable[str]) -> dict[str, DataSet]:
+    """The data set of each name; own pictures are read here and nowhere else in a plan.
 
-    @functools.cache
-    def built(run: Run) -> Mapping[str, Any]:
-        cfg: Mapping[str, Any] = run.cfg
-        return cfg
-
-    @functools.cache
-    def of_seed_0(run: Run) -> Run:
-        place = replace(run.place, seed=0)
-        return replace(run, place=place, model=run.model and of_seed_0(run.model))
-
-    for run in runs:
-        yield config_hash({**built(of_seed_0(run)), "SEED": run.place.seed})
-
-
-def _fingerprint(runs: Iterable[Run]) -> dict[str, str]:
-    """SHA-256 of each configuration file, "" for one that is gone, and promptclip's version."""
-    files = {configs_dir() / "trainers" / "base.yaml"}
-    for run in runs:
-        files |= {Path(run.dataset_file), Path(run.config_file)}
-    found = {
-        str(file): hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-        for file in sorted(files)
-    }
-    return found | {"promptclip": promptclip.__version__}
+    Raises:
+        UserError: for an unknown one, and if two have one place in the output tree.
+    """
+    found = {name: data_sets.find(name) for name in dict.fromkeys(names)}
+    known: dict[str, DataSet] = {}
+    for data in found.values():
+        if known.setdefault(data.name, data) != data:
+            raise UserError(
+                f"two data sets are called {data.name}; their results would lie in one place"
+            )
+    return found
 
 
 def _absolute(name: str) -> str:
@@ -271,5 +300,6 @@ def _absolute(name: str) -> str:
     return name
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    """What JSON gives back, with tuples as they were."""
+    return tuple(map(_plain, value)) if isinstance(value, list) else value

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from promptclip.errors import UserError
 from promptclip.grid import journal
@@ -92,7 +93,7 @@ class Pool:
         self._numbers = itertools.count(1)
         self._stillborn = 0
 
-    def run(self, tick: Callable[[], None] = lambda: None) -> None:
+    def run(self, tick: Callable[[], object] = lambda: None) -> None:
         """Work until the end.
 
         Args:
@@ -137,41 +138,63 @@ class Pool:
                 return False
             # Others outside this pool are at what is left, or were, and are gone.
             time.sleep(1)
-            self._closed[0] = False
+            self._closed = [not self._something_to_take()] * len(self._seats)
         for seat, worker in enumerate(self._workers):
             if not worker and not self._closed[seat]:
                 self._workers[seat] = self._start(seat)
         return True
 
+    def _something_to_take(self) -> bool:
+        """Whether a worker would find a run, asked here because it takes seconds to start one."""
+        with self._queue as queue:
+            number = queue.take()
+        return number is not None
+
     def _start(self, seat: int) -> _Worker:
-        name = f"{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}"
-        file = self._queue.folder / LOGS / f"{name}.log"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        folder = str(self._queue.folder)
-        with file.open("wb") as out:
+        folder = self._queue.folder
+        with _new_log(folder / LOGS, self._numbers) as out:
+            file = Path(out.name)
             process = subprocess.Popen(
-                [sys.executable, "-m", "promptclip", "grid", "work", folder, "--worker", name],
+                [
+                    *(sys.executable, "-m", "promptclip"),
+                    *("grid", "work", str(folder), "--worker", file.stem),
+                ],
                 env={**os.environ, "TQDM_DISABLE": "1", **self._seats[seat]},
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
-        return _Worker(name, process, file)
+        return _Worker(file.stem, process, file)
 
     def _ended(self, seat: int, worker: _Worker, status: int) -> None:
         if worker.process.stdin:
             worker.process.stdin.close()
+        began = journal.events(journal.path(self._queue.folder, worker.name))
+        if began:
+            self._stillborn = 0
         if status in (NOTHING_LEFT, WAS_STOPPED) or -status in SIGNALS:
             self._closed[seat] = True
         elif status != WORN_OUT:
             how = _told(status)
             log.error("worker %s %s, and is replaced", worker.name, how)
             self._queue.died(worker.name, how, worker.log)
-            began = journal.events(journal.path(self._queue.folder, worker.name))
-            self._stillborn = 0 if began else self._stillborn + 1
+            self._stillborn += not began
             if self._stillborn == _MAX_STILLBORN:
                 lines = "\n".join(tail(worker.log))
                 raise UserError(f"workers cannot start; {worker.log} ends with\n{lines}")
+
+
+def _new_log(folder: Path, numbers: Iterator[int]) -> IO[bytes]:
+    """The log of a new worker, named after it: like no other that the grid has had.
+
+    A process on the same machine, or in a container that calls itself the same, may have had
+    this one's id.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        name = f"{socket.gethostname()}-{os.getpid()}-{next(numbers)}"
+        with contextlib.suppress(FileExistsError):
+            return (folder / f"{name}.log").open("xb")
 
 
 def _told(status: int) -> str:
@@ -179,4 +202,5 @@ def _told(status: int) -> str:
     if status >= 0:
         return f"ended with status {status}"
     hint = ", perhaps for want of memory" if status == -signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-status).name}{hint}"
+    names = {one.value: one.name for one in signal.Signals}
+    return f"was killed by {names.get(-status, f'signal {-status}')}{hint}"

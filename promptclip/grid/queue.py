@@ -13,16 +13,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from promptclip import results
-from promptclip.errors import UserError
 from promptclip.files import write_json
 from promptclip.grid import journal, plan
 from promptclip.lock import try_lock, unlock
-from promptclip.protocols import Run
 
 MAX_FAILURES = 2
 TAIL_LINES = 12
@@ -38,6 +36,7 @@ class Failure:
 
     Attributes:
         run: its number in the plan.
+        hash: of its configuration.
         worker: who tried.
         error: in a line.
         log: the file that says more; "" if there is none.
@@ -45,6 +44,7 @@ class Failure:
     """
 
     run: int
+    hash: str
     worker: str
     error: str
     log: str = ""
@@ -66,14 +66,18 @@ class Queue:
         self.folder, self.runs, self.hashes = folder, stored.runs, stored.hashes
         self.skipped = stored.skipped
         self._claims: IO[bytes] | None = None
+        # To look for a file is faster by far than to read thousands of results.
         self._finished = {
             event["run"]
             for file in journal.files(folder)
-            for event in journal.events(file)
-            if event["event"] == journal.DONE and self._still(event["run"], event["hash"])
+            for event in self.events(file)
+            if event["event"] == journal.DONE
+            and (self.runs[event["run"]].folder / results.RESULT_FILE).is_file()
         }
         self._open = list(range(len(self.runs)))  # not known to be finished
-        self._numbers = {run.place: number for number, run in enumerate(self.runs)}
+        numbers = {run.place: number for number, run in enumerate(self.runs)}
+        models = (run.model for run in self.runs)
+        self._trainings = [numbers[model.place] if model else None for model in models]
         self._elsewhere: dict[int, float] = {}  # held by something outside the grid, until when
 
     def __enter__(self) -> Queue:
@@ -91,7 +95,7 @@ class Queue:
             Its number, to be given back with `release`; None if there is none at the moment.
 
         Raises:
-            UserError: on a file system without locks.
+            NoLocksError: on a file system without locks.
         """
         failed = self._failed()
         for number in sorted(self._unknown(), key=failed.__getitem__):
@@ -113,11 +117,6 @@ class Queue:
     def held_elsewhere(self, number: int) -> None:
         """Leave a run alone for a while: another command is at it."""
         self._elsewhere[number] = time.monotonic() + _LOOK_AGAIN
-
-    def fresh(self, number: int) -> Run:
-        """A run for use: what is built for it is not kept with the plan."""
-        run = self.runs[number]
-        return replace(run, model=run.model and replace(run.model))
 
     def finished(self, number: int) -> bool:
         """Whether a run has a whole result of the planned configuration."""
@@ -145,15 +144,24 @@ class Queue:
             for number in list(self._unknown())
         )
 
-    def fail(self, failure: Failure) -> None:
-        """Write down a failure."""
-        name = f"{failure.run:05d}-{failure.worker}-{time.time_ns()}.json"
+    def events(self, file: Path) -> list[journal.Event]:
+        """What a worker has written of runs of this plan.
+
+        One that was made anew since may have another run under a number.
+        """
+        return [one for one in journal.events(file) if self._planned(one["run"], one["hash"])]
+
+    def fail(self, number: int, worker: str, error: str, log: Path, tail: Sequence[str]) -> None:
+        """Write down a failure; the arguments are what a `Failure` has."""
+        known = str(log) if log.is_file() else ""
+        failure = Failure(number, self.hashes[number], worker, error, known, tail)
+        name = f"{number:05d}-{failure.hash}-{time.time_ns()}-{worker}.json"
         write_json(asdict(failure), self.folder / FAILURES / name)
 
     def failures(self) -> list[Failure]:
         """All failures since the grid was last started, those of a run in order of time."""
         found = []
-        for file in sorted((self.folder / FAILURES).glob("*.json")):
+        for file, *_ in sorted(self._failure_files()):
             with contextlib.suppress(FileNotFoundError):  # just forgiven
                 found.append(Failure(**json.loads(file.read_text(encoding="utf-8"))))
         return found
@@ -163,35 +171,20 @@ class Queue:
         for file in (self.folder / FAILURES).glob("*.json"):
             file.unlink(missing_ok=True)
 
-    def died(self, worker: str, how: str, log: Path) -> Failure | None:
-        """Write down that a worker died in the middle of a run; None if it was at none."""
-        start = journal.unfinished(journal.events(journal.path(self.folder, worker)))
-        if start is None or self.finished(start["run"]):
-            return None
-        run = self.runs[start["run"]]
-        failure = Failure(start["run"], worker, how, str(log), last_words(log))
-        results.failed(run.folder, RuntimeError(how))
-        self.fail(failure)
-        return failure
+    def died(self, worker: str, how: str, log: Path) -> None:
+        """Write down that a worker died, if that was in the middle of a run."""
+        start = journal.unfinished(self.events(journal.path(self.folder, worker)))
+        if start and not self.finished(start["run"]):
+            results.failed(self.runs[start["run"]].folder, RuntimeError(how))
+            self.fail(start["run"], worker, how, log, last_words(log))
 
-    def _still(self, number: int, hash: str) -> bool:
-        """Whether the result of a run that was done is there, and of the present plan.
-
-        To look for a file is faster by far than to read thousands of results.
-        """
-        return (
-            number < len(self.runs)
-            and self.hashes[number] == hash
-            and (self.runs[number].folder / results.RESULT_FILE).is_file()
-        )
+    def _planned(self, number: int, hash: str) -> bool:
+        return number < len(self.hashes) and self.hashes[number] == hash
 
     def _ready(self, number: int, failed: Counter[int]) -> bool:
         """Whether a run has what it needs; one whose training was given up fails with reason."""
-        model = self.runs[number].model
-        if model is None:
-            return True
-        trained = self._numbers[model.place]
-        return self.finished(trained) or failed[trained] >= MAX_FAILURES
+        trained = self._trainings[number]
+        return trained is None or self.finished(trained) or failed[trained] >= MAX_FAILURES
 
     def _unknown(self) -> Iterator[int]:
         """Runs that are not known to be finished."""
@@ -200,18 +193,18 @@ class Queue:
 
     def _failed(self) -> Counter[int]:
         """How often each run has failed."""
-        names = (file.name for file in (self.folder / FAILURES).glob("*.json"))
-        return Counter(int(name.partition("-")[0]) for name in names)
+        return Counter(number for _, number in self._failure_files())
+
+    def _failure_files(self) -> Iterator[tuple[Path, int]]:
+        """The file of each failure of a run of this plan, and the run's number."""
+        for file in (self.folder / FAILURES).glob("*.json"):
+            number, hash, *_ = file.name.split("-")
+            if self._planned(int(number), hash):
+                yield file, int(number)
 
     def _claim(self, number: int) -> bool:
         self._claims = self._claims or (self.folder / CLAIMS).open("a+b")
-        try:
-            return try_lock(self._claims, start=number, length=1)
-        except OSError as error:
-            raise UserError(
-                f"cannot lock {self._claims.name} ({error}); a grid needs an --output on a file "
-                "system with locks"
-            ) from None
+        return try_lock(self._claims, start=number, length=1)
 
 
 def last_words(file: Path) -> list[str]:

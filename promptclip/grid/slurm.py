@@ -37,6 +37,7 @@ _OURS = {
 # Submitit's own parameters, which are no options of sbatch.
 _NOT_SBATCH = {"setup", "teardown", "srun_args", "use_srun", "additional_parameters",
                "stderr_to_stdout", "num_gpus"}  # fmt: skip
+_LOOKS = 30  # seconds; so often Slurm compares the time with what jobs have left
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})$")
 
 
@@ -87,13 +88,14 @@ def submit(folder: Path, count: int, per_gpu: int, options: Mapping[str, str]) -
         import submitit
     except ModuleNotFoundError:
         raise UserError("submitit is needed for Slurm: pip install 'promptclip[slurm]'") from None
+    parameters = _parameters(options)
     try:
         executor = submitit.SlurmExecutor(folder / JOBS, max_num_timeout=10**6)
     except RuntimeError:
         raise UserError(
             "no Slurm on this machine: there is no srun; is this a login node?"
         ) from None
-    executor.update_parameters(**_parameters(options))
+    executor.update_parameters(**parameters)
     try:
         with executor.batch():
             sent = [executor.submit(Job(str(folder), per_gpu)) for _ in range(count)]
@@ -131,17 +133,24 @@ def _parameters(options: Mapping[str, str]) -> dict[str, Any]:
     known = submitit.SlurmExecutor._valid_parameters() - _NOT_SBATCH
     # A short time is found a place for sooner, and jobs are queued again when it is up.
     ours: dict[str, Any] = {"job_name": "promptclip", "stderr_to_stdout": True, "time": 240}
+    ours["signal_delay_s"] = 90
     # A cluster may have jobs not queued again unless they ask for it.
     other: dict[str, Any] = {"requeue": True}
     for key, value in options.items():
         if key == "time":
             ours[key] = _minutes(value)
         elif key in ("array_parallelism", "signal_delay_s"):
-            if not value.isdigit():
-                raise UserError(f"{key} must be a whole number, got {value!r}")
+            if not value.isdigit() or not int(value):
+                raise UserError(f"{key} must be a whole number of at least 1, got {value!r}")
             ours[key] = int(value)
         else:
             (ours if key in known else other)[key] = value
+    if 60 * ours["time"] <= ours["signal_delay_s"] + _LOOKS:
+        raise UserError(
+            f"a job of {ours['time']} min that is told to stop {ours['signal_delay_s']} s before "
+            f"its end, or {_LOOKS} s sooner, would never get on; set a longer time or a shorter "
+            "signal_delay_s"
+        )
     return {**ours, "additional_parameters": other}
 
 
@@ -152,11 +161,12 @@ def _minutes(text: str) -> int:
         raise UserError(f"time must be minutes, H:M:S or D-H:M:S, got {text!r}")
     parts = [int(part) for part in match["rest"].split(":")]
     if match["days"]:
-        hours, minutes, *_ = [*parts, 0, 0]
-        return (int(match["days"]) * 24 + hours) * 60 + minutes
-    if len(parts) == 3:
-        return max(1, parts[0] * 60 + parts[1])
-    return max(1, parts[0])
+        parts = [int(match["days"]) * 24 + parts[0], *parts[1:], 0, 0][:3]
+    hours, minutes, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
+    total = hours * 60 + minutes + (seconds > 0)  # Slurm rounds up as well
+    if not total:
+        raise UserError(f"time must be at least a minute, got {text!r}")
+    return total
 
 
 def jobs(folder: Path) -> list[str]:

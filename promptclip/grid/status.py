@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SHOWN_RUNNING = 16  # lines
+_BAR = 30  # characters
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Reader:
         done = frozenset(n for n in range(len(queue.runs)) if queue.finished(n))
         running, seconds, workers = {}, {}, 0
         for file in journal.files(queue.folder):
-            events = journal.events(file)
+            events = queue.events(file)
             for event in events:
                 if event["event"] == journal.DONE and event["run"] in done:
                     seconds[event["run"]] = event["seconds"]
@@ -172,26 +174,31 @@ def _bars(status: Status) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    groups: dict[str, list[int]] = {}
+    parts = {"done": status.done, "running": status.running, "failed": status.failed}
+    parts["missing"] = status.missing
+    part_of = {number: part for part, numbers in parts.items() for number in numbers}
+    groups: dict[str, Counter[str]] = {}
     for number, place in enumerate(status.places):
-        name = f"{place.protocol} {place.dataset}"
-        if place.target and place.target not in HALVES:
-            name += f", {place.target}"
-        groups.setdefault(name, []).append(number)
+        counts = groups.setdefault(_group(place), Counter())
+        counts.update((part_of[number], "of"))
     if len(groups) > 1:
-        groups["all"] = list(range(len(status.places)))
+        groups["all"] = sum(groups.values(), Counter[str]())
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "", "done", "running", "failed", "missing", "of"):
-        table.add_column(heading, justify="right" if heading else "left")
-    missing = set(status.missing)
-    for name, numbers in groups.items():
-        counts = [
-            sum(number in part for number in numbers)
-            for part in (status.done, status.running, status.failed, missing)
-        ]
-        bar = ProgressBar(total=len(numbers), completed=counts[0], width=30)
-        table.add_row(name, bar, *map(str, counts), str(len(numbers)))
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=_BAR)  # what gives way where a line is short
+    columns = (*parts, "of")
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, counts in groups.items():
+        bar = ProgressBar(total=counts["of"], completed=counts["done"])
+        table.add_row(name, bar, *(str(counts[column]) for column in columns))
     return table
+
+
+def _group(place: Place) -> str:
+    """What a line of the bars is about."""
+    other = place.target if place.target not in HALVES else ""
+    return f"{place.protocol} {place.dataset}" + (f", {other}" if other else "")
 
 
 def _running(status: Status) -> Iterator[str]:

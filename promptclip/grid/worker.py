@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from promptclip.config import config_hash
 from promptclip.errors import UserError
 from promptclip.grid.journal import BUSY, DONE, FAILED, START, STOPPED, Journal
-from promptclip.grid.queue import Failure, Queue, tail
+from promptclip.grid.queue import Queue, tail
 from promptclip.lock import InUseError
 from promptclip.protocols import silence
 
@@ -82,19 +81,14 @@ def _carry_out(queue: Queue, number: int, write: Journal, name: str) -> bool:
         Whether this process is fit for another: after an unexpected error the accelerator may
         refuse everything that follows.
     """
-    run = queue.fresh(number)
-    write(START, number, hash=queue.hashes[number], what=str(run.place.path))
+    run, which = queue.runs[number], (number, queue.hashes[number])
+    write(START, *which, what=str(run.place.path))
     try:
-        if config_hash(run.cfg) != queue.hashes[number]:
-            raise UserError(
-                "its configuration is not the planned one: a file of configs/ has changed since; "
-                "start the grid again"
-            )
         with silence():
-            result = run()
+            result = run(planned=queue.hashes[number])
     except InUseError as error:
         log.info("%s: %s", run.place.path, error)
-        write(BUSY, number)
+        write(BUSY, *which)
         queue.held_elsewhere(number)
         return True
     except (Exception, SystemExit) as error:
@@ -102,24 +96,16 @@ def _carry_out(queue: Queue, number: int, write: Journal, name: str) -> bool:
         run.failed(error)
         file = run.folder / "log.txt"
         where = [] if isinstance(error, UserError) else traceback.format_exc().splitlines()[-4:-1]
-        queue.fail(
-            Failure(
-                number,
-                name,
-                f"{type(error).__name__}: {error}",
-                str(file) if file.is_file() else "",
-                [*tail(file), *where],
-            )
-        )
-        write(FAILED, number)
+        queue.fail(number, name, f"{type(error).__name__}: {error}", file, [*tail(file), *where])
+        write(FAILED, *which)
         return isinstance(error, UserError)
     except KeyboardInterrupt:
         log.info("%s: stopped", run.place.path)
-        write(STOPPED, number)
+        write(STOPPED, *which)
         raise
     seconds = sum(result["seconds"].values())
     accuracy = result["metrics"]["accuracy"] if result["metrics"] else None
-    write(DONE, number, hash=queue.hashes[number], seconds=seconds, accuracy=accuracy)
+    write(DONE, *which, seconds=seconds, accuracy=accuracy)
     log.info("%s: done in %.0f s", run.place.path, seconds)
     return True
 
@@ -132,7 +118,8 @@ def _stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
+            # Not SIG_IGN: Python complains of a signal that came together with this one.
+            signal.signal(other, lambda number, frame: None)
         last_resort.start()
         raise KeyboardInterrupt
 
