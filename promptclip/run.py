@@ -17,7 +17,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptclip import arithmetic, imbalance, plugins, results
+from promptclip import imbalance, plugins, results
 from promptclip.config import config_difference, config_hash
 from promptclip.errors import UserError
 from promptclip.files import write_json
@@ -213,6 +213,8 @@ def _build(cfg: CfgNode, *, eval_only: bool, model_dir: str, load_epoch: int | N
     plugins.load_plugins()
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
+
+    from promptclip import arithmetic
 
     arithmetic.arrange(cfg)
     if cfg.SEED >= 0:

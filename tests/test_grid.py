@@ -617,6 +617,19 @@ def test_who_is_alive_is_seen_from_another_process(stored):
     assert "CoOp" not in out.stdout
 
 
+def test_to_see_how_it_stands_needs_neither_torch_nor_an_engine(stored):
+    code = (
+        "import sys; from promptclip.cli import main; "
+        "status = main(['grid', 'status', sys.argv[1]]); "
+        "sys.exit(status or 'torch' in sys.modules or 'dassl' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(stored)]
+    environment = grid_case.environment()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "4   4" in done.stdout
+
+
 def test_a_line_that_death_cut_off_is_left_out(stored):
     with journal.Journal(stored, "w") as write:
         write(journal.START, 0, "hash")
