@@ -44,6 +44,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from promptclip import results
 from promptclip.benchmark import PictureSet
+from promptclip.clip.attention import attention
 from promptclip.clip.model import FrozenCLIP, raw_bytes
 from promptclip.files import content_hash, user_cache, write_bytes
 
@@ -236,7 +237,8 @@ def _content_hashes(paths: Sequence[str]) -> list[str]:
 
 def _code_hash(clip: FrozenCLIP) -> str:
     """Hash of the files that hold the tower, the reading of pictures and the transforms."""
-    parts: list[Any] = [FrozenCLIP, PictureSet, DatasetWrapper, read_image, build_transform]
+    tower: list[Any] = [FrozenCLIP, attention]
+    parts = [*tower, PictureSet, DatasetWrapper, read_image, build_transform]
     if clip.visual is not None:
         parts.append(type(clip.visual))
     files = sorted({str(inspect.getsourcefile(part)) for part in parts})

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptclip.clip import shared_prefix
+from promptclip.clip.attention import attention
 from promptclip.clip.config import CLIPConfig
 from promptclip.errors import UserError
 
@@ -164,7 +165,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """[..., L, D] -> [..., L, D], or only the positions `read`."""
         query, key, value = self.queries_keys_values(self.ln_1(x), read)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        attended = attention(query, key, value, causal=causal)
         return self.finish(x if read is None else x[..., read, :], attended)
 
 

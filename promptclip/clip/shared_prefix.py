@@ -18,11 +18,11 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from promptclip import memory
+from promptclip.clip.attention import attention
 
 if TYPE_CHECKING:
     from promptclip.clip.model import Block, FrozenCLIP
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 KeysValues = Sequence[tuple[Tensor, Tensor]]  # of each layer, [heads, P, d] or [B, heads, P, d]
 Learned = Sequence[Tensor | None]  # of each layer, [M, D] or [B, M, D]
 
-TOKENS_AT_ONCE = 4096  # of one part: large enough for full speed, small enough for a laptop
+TOKENS_AT_ONCE = 4608  # of one part: all of ImageNet's names, in some GB for ViT-B/16
 AUTOMATIC = 0.5  # of the free memory: the image tower and temporary tensors want their share
 
 
@@ -65,8 +65,7 @@ def _prefix(clip: FrozenCLIP, prompts: TextTokens, learned: Learned) -> KeysValu
         query, key, value = block.queries_keys_values(block.ln_1(x))
         found.append((key, value))
         if layer + 1 < len(clip.text_blocks):
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            x = block.finish(x, attended)
+            x = block.finish(x, attention(query, key, value, causal=True))
     return found
 
 
@@ -104,6 +103,7 @@ class _Budget:
     """Runs parts one after the other and keeps what their backward passes need while it lasts."""
 
     def __init__(self, clip: FrozenCLIP, keys_values: KeysValues) -> None:
+        self.device = clip.device
         self.left = clip.memory_budget or AUTOMATIC * memory.available(clip.device)
         self.in_memory = [*clip.text_blocks.buffers(), *chain.from_iterable(keys_values)]
         self.needed = 0  # by the part before
@@ -116,6 +116,7 @@ class _Budget:
             result = job()
         self.needed = saved.bytes
         self.left -= saved.bytes
+        memory.give_back(self.device)
         return result
 
 
@@ -148,24 +149,29 @@ def _block(
     query = query * query.shape[-1] ** -0.5
     to_prefix = query @ prefix_key.transpose(-1, -2)
     batch = to_prefix.shape[:-2]  # prompts of each image differ from the prefix on, [B, heads]
+    # Split at once: the gradient of a slice would be a tensor of zeros as large as the whole
+    rows = [1 if read is not None else length for _, length in groups]
+    own_tokens = [classes * length for classes, length in groups]
+    asked = [classes * each for (classes, _), each in zip(groups, rows, strict=True)]
+    keys, values = key.split(own_tokens, -2), value.split(own_tokens, -2)
+    queries, ahead = query.split(asked, -2), to_prefix.split(asked, -2)
     weights, own = [], []
-    token = row = 0
-    for classes, length in groups:
-        rows = 1 if read is not None else length
-        mine = slice(token, token + classes * length)
-        asked = slice(row, row + classes * rows)
-        keys = key[..., mine, :].unflatten(-2, (classes, length))
-        scores = query[..., asked, :].unflatten(-2, (classes, rows)) @ keys.transpose(-1, -2)
+    for i, (classes, length) in enumerate(groups):
+        shape = classes, rows[i]
+        scores = queries[i].unflatten(-2, shape) @ _by_class(keys[i], length).transpose(-1, -2)
         if read is None:
             later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(later, float("-inf"))
         scores = scores.expand(*batch, *scores.shape[-3:])
-        ahead = to_prefix[..., asked, :].unflatten(-2, (classes, rows))
-        weight = torch.cat([ahead, scores], -1).softmax(-1)
-        shared = prefix_key.shape[-2]
-        values = value[..., mine, :].unflatten(-2, (classes, length))
-        own.append((weight[..., shared:] @ values).flatten(-3, -2))
-        weights.append(weight[..., :shared].flatten(-3, -2))
-        token, row = mine.stop, asked.stop
+        weight = torch.cat([ahead[i].unflatten(-2, shape), scores], -1).softmax(-1)
+        to_shared, to_own = weight.split([prefix_key.shape[-2], length], -1)
+        own.append((to_own @ _by_class(values[i], length)).flatten(-3, -2))
+        weights.append(to_shared.flatten(-3, -2))
     attended = torch.cat(weights, -2) @ prefix_value + torch.cat(own, -2)
     return block.finish(x if read is None else x[..., read, :], attended)
+
+
+def _by_class(tokens: Tensor, length: int) -> Tensor:
+    """Tokens of classes with equally many, [..., C * length, d] -> [..., C, length, d]."""
+    by_class: Tensor = tokens.unflatten(-2, (-1, length))
+    return by_class

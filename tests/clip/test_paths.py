@@ -9,6 +9,7 @@ import torch
 from random_clip import TINY, random_state_dict
 from torch import Tensor
 
+from promptclip.clip.attention import attention
 from promptclip.clip.model import FrozenCLIP
 from promptclip.clip.tokenizer import tokenize
 from promptclip.errors import UserError
@@ -208,3 +209,21 @@ def test_resnet_takes_no_prompts(tiny_state_dict):
     assert clip.encode_image(torch.zeros(1, 3, 2, 2)).shape == (1, 12)
     with pytest.raises(UserError, match="ResNet"):
         clip.encode_image(torch.zeros(1, 3, 2, 2), VisualTokens(clip, 2, init=torch.nn.init.ones_))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_attention_with_gradient_in_half_precision(causal, precision):
+    torch.manual_seed(0)
+    exact = [torch.randn(2, 3, 7, 16, requires_grad=True) for _ in range(3)]
+    half = [one.detach().to(precision).requires_grad_() for one in exact]
+    direction = torch.randn(2, 3, 7, 16)
+    results = []
+    for parts in (half, exact):
+        found = attention(*parts, causal=causal)
+        gradients = torch.autograd.grad((found * direction).sum(), parts)
+        results.append([found, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        assert relative_difference(ours.float(), theirs) < 0.03
+    with torch.no_grad():
+        assert relative_difference(attention(*half, causal=causal), results[0][0]) < 0.03
