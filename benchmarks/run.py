@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import logging
 import os
 import sys
@@ -29,11 +28,12 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
 
 import torch
 from speed.bench import FULL, QUICK, Bench
-from speed.curves import curves, draw
+from speed.curves import Curve, curves, draw
 from speed.measure import RULE
 from speed.rows import ROWS, SHARE
 from speed.table import Row, lines
 
+from promptclip.files import write_json
 from promptclip.results import hardware, versions
 
 SCALED = """\
@@ -58,35 +58,40 @@ def main() -> None:
     sizes = dataclasses.replace(
         sizes, **{name: value for name, value in chosen.items() if value is not None}
     )
-    begin, rows = time.perf_counter(), list[Row]()
+    begin, rows, found = time.perf_counter(), list[Row](), list[Curve]()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), sizes, args.repeat)
-        for name in args.rows or ROWS:
-            for row in ROWS[name](bench):
-                rows.append(row)
-                spent = time.perf_counter() - begin
-                print(f"{spent:6.0f} s  {row.work}: {row.figure:.3g} {row.unit}", file=sys.stderr)
-        found = [*curves(bench)] if args.plot else []
         about = {
             "date": time.strftime("%Y-%m-%d"),
-            "seconds": time.perf_counter() - begin,
             "hardware": hardware(bench.device),
             "versions": versions(),
             "quick": args.quick,
             "repeat": args.repeat,
             "rule": RULE,
+            "sizes": dataclasses.asdict(sizes),
         }
+
+        def keep() -> None:
+            """Write what there is so far: a row may take all memory, and the process with it."""
+            about["seconds"] = time.perf_counter() - begin
+            if args.json:
+                about["rows"] = [row.as_json() for row in rows]
+                about["curves"] = [dataclasses.asdict(curve) for curve in found]
+                write_json(about, args.json)
+
+        for name in args.rows or ROWS:
+            for row in ROWS[name](bench):
+                rows.append(row)
+                keep()
+                print(
+                    f"{about['seconds']:6.0f} s  {row.work}: {row.figure:.3g} {row.unit}",
+                    file=sys.stderr,
+                )
+        found += curves(bench) if args.plot else []
+        keep()
     _print(about, rows, sizes)
     if args.plot:
         print(*draw(found, args.plot))
-    if args.json:
-        everything = {
-            **about,
-            "sizes": dataclasses.asdict(sizes),
-            "rows": [row.as_json() for row in rows],
-            "curves": [dataclasses.asdict(curve) for curve in found],
-        }
-        args.json.write_text(json.dumps(everything, indent=1, allow_nan=False) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
