@@ -60,8 +60,8 @@ def _left_to_groups() -> Iterator[int]:
 def give_back(device: torch.device) -> None:
     """Return to the system what has been freed on a CPU.
 
-    The C library of most Linux systems keeps freed blocks, and seldom uses one again for a tensor,
-    which begins at a multiple of 64 bytes: between tensors that stay, as much again is lost.
+    The C library of most Linux systems keeps freed blocks. Between tensors that stay as much again
+    was seen to be lost to them.
     """
     trim = getattr(_C, "malloc_trim", None)  # other C libraries have none
     if device.type == "cpu" and trim is not None:
