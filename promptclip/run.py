@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from promptclip import imbalance, plugins, results
 from promptclip.config import config_difference, config_hash
-from promptclip.errors import UserError
+from promptclip.errors import UserError, comes_of_a_stop
 from promptclip.files import write_json
 from promptclip.lock import LOCK_FILE, locked
 
@@ -53,6 +53,7 @@ def run(
 
     Raises:
         UserError: if the input is unusable, or the folder holds another run.
+        KeyboardInterrupt: if it was stopped; that is no failure, and started again it goes on.
     """
     how: dict[str, Any] = {"eval_only": eval_only, "model_dir": model_dir, "load_epoch": load_epoch}
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -107,6 +108,8 @@ def _run(
                 results.write(result, folder)
                 return result
         except Exception as error:
+            if comes_of_a_stop(error):
+                raise KeyboardInterrupt from error
             if (folder / RUN_FILE).is_file() or not isinstance(error, UserError):
                 keep()
                 results.failed(folder, error)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import weakref
 from pathlib import Path
 
+import dassl.engine.resume
 import pytest
 from mini_benchmark import cfg_of
 
@@ -116,6 +121,27 @@ def test_a_failure_is_on_record_until_the_run_succeeds(mini, tmp_path, monkeypat
     assert "failed" in table.render(table.build(tmp_path))
     run(cfg)
     assert results.read_failure(folder) is None
+
+
+def test_a_stop_in_the_middle_of_a_checkpoint_is_no_failure(mini, tmp_path, monkeypatch):
+    cfg = cfg_of("CoOp", mini, tmp_path / "run")
+
+    class Stopping(io.BytesIO):
+        """Has torch's writer stopped between the head of the archive and its first entry."""
+
+        def write(self, data):
+            if self.tell():
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().write(data)
+
+    with monkeypatch.context() as patch:
+        opened = contextlib.nullcontext(Stopping())
+        patch.setattr(dassl.engine.resume, "atomic_write", lambda path: opened)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run(cfg)
+    assert isinstance(stopped.value.__cause__, RuntimeError)
+    assert results.read_failure(tmp_path / "run") is None
+    assert run(cfg)["metrics"]
 
 
 def test_logs_go_to_the_run_alone_and_old_parsers_read_them(mini, tmp_path, monkeypatch):
