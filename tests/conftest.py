@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from parity.summary import pytest_terminal_summary  # noqa: F401  # a hook
+from faults import summary as faults
+from parity import summary as parity
 from random_clip import random_state_dict
 from torch import Tensor
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    parity.pytest_terminal_summary(terminalreporter)
+    faults.pytest_terminal_summary(terminalreporter)
 
 
 @pytest.fixture(autouse=True)
