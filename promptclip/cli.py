@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import promptclip
 from promptclip.commands import cache, compare, data, grid, protocols, table, train
 from promptclip.errors import UserError
+from promptclip.stopping import Stopped, stoppable
 
 # Modules that are not there in an environment where nothing was installed.
 SETUP = "`bash scripts/quickstart.sh` makes an environment, or activate yours"
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 1 if some run has failed, 2 for unusable input, 130 if interrupted.
+        The exit status: 0; 1 if some run has failed; 2 for unusable input; 128 and the number of
+        the signal if stopped, such as 130 for ctrl-C and 143 for `kill`.
     """
     args = _parser().parse_args(argv)
     logger = logging.getLogger("promptclip")
@@ -45,13 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not logger.handlers:
         logger.addHandler(Console())
     try:
-        return int(args.command(args))
+        with stoppable():
+            return int(args.command(args))
     except UserError as error:
         return _fail(f"error: {error}", 2)
     except ModuleNotFoundError as error:
         if error.name not in MISSING:
             raise
         return _fail(f"error: no module {error.name} in {sys.prefix}; {MISSING[error.name]}", 2)
+    except Stopped as stop:
+        return _fail(f"stopped by {stop}; start again to go on", stop.status)
     except KeyboardInterrupt:
         return _fail("interrupted; start again to go on", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough

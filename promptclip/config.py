@@ -42,6 +42,7 @@ NOT_HASHED = frozenset(
         "TEST.FEATURE_CACHE",
         "TEST.PER_CLASS_RESULT",
         "TRAIN.CHECKPOINT_FREQ",
+        "TRAIN.CHECKPOINT_STEPS",
         "TRAIN.PRINT_FREQ",
         "VERBOSE",
     }
@@ -84,6 +85,7 @@ _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "SEED": (-1, 2**32 - 1),
     "TEST.FINAL_MODEL": frozenset({"best_val", "last_step"}),
     "TEST.SPLIT": frozenset({"test", "val"}),
+    "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
 }
 
 
@@ -112,6 +114,7 @@ def default_cfg() -> CfgNode:
     cfg.MODEL.MEMORY_BUDGET = 0.0  # GiB that the text tower may keep; 0: half of what is free
     cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
     cfg.TEST.FEATURE_CACHE = ""  # a folder for image features of all runs, or "off"
+    cfg.TRAIN.CHECKPOINT_STEPS = 0  # as in our runtime; the original goes on after epochs only
     cfg.TRAINER.REGULARIZERS = []  # losses of `promptclip.regularizers` besides the method's own
     cfg.REGULARIZER = CfgNode(regularizers.defaults())
     for name, method in plugins.methods().items():

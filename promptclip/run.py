@@ -17,11 +17,12 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptclip import imbalance, plugins, results
+from promptclip import imbalance, plugins, results, trouble
 from promptclip.config import config_difference, config_hash
-from promptclip.errors import UserError, comes_of_a_stop
+from promptclip.errors import UserError
 from promptclip.files import write_json
 from promptclip.lock import LOCK_FILE, locked
+from promptclip.stopping import stop_behind
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _run(
     """
     folder = Path(cfg.OUTPUT_DIR)
     purpose = _purpose(config_hash(cfg), **how)
-    with traceless(folder) as keep, locked(folder):
+    with trouble.told(cfg), traceless(folder) as keep, locked(folder):
         if conflict := _conflict(folder, purpose, lambda: cfg):
             raise UserError(f"{folder} {conflict}; give another --output-dir, or delete the folder")
         done = results.read(folder)
@@ -88,7 +89,7 @@ def _run(
             tell(False)
             return done
         try:
-            with _logged(folder):
+            with _logged(folder), trouble.told(cfg):
                 if no_train:
                     _build(cfg, **how)
                     return {}
@@ -108,11 +109,12 @@ def _run(
                 results.write(result, folder)
                 return result
         except Exception as error:
-            if comes_of_a_stop(error):
-                raise KeyboardInterrupt from error
+            if stop := stop_behind(error):
+                raise stop from error
             if (folder / RUN_FILE).is_file() or not isinstance(error, UserError):
                 keep()
-                results.failed(folder, error)
+                with contextlib.suppress(OSError):  # where there is no room, the log has to do
+                    results.failed(folder, error)
             raise
 
 

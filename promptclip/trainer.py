@@ -34,6 +34,7 @@ from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
 from promptclip.clip.tokenizer import tokenize
 from promptclip.collapse import TestFeatures, listed
+from promptclip.divergence import diverged
 from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
 from promptclip.files import write_bytes
@@ -480,13 +481,21 @@ class PromptTrainer(TrainerX):
         return means.to(self.device)
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
-        """One optimiser step."""
+        """One optimiser step.
+
+        Raises:
+            DivergedError: the loss is infinite or NaN.
+        """
         image, label = self.parse_batch_train(batch)
         output = self.encode(image)
         terms = self.losses(output, label)
         for regularizer in self.regularizers:
             terms |= regularizer.terms(output, label)
         loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            text, images = output.text_features, output.image_features
+            found = {"pictures": image, "text features": text, "image features": images}
+            raise diverged(self, terms, {**found, "logits": output.logits})
         self.model_zero_grad()
         self.backward(loss, terms)
         if self.scaler is None:
@@ -513,7 +522,6 @@ class PromptTrainer(TrainerX):
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         """Gradients of the loss; a method that treats its terms differently overrides this."""
-        self.detect_anomaly(loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:

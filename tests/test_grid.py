@@ -1005,7 +1005,7 @@ def test_workers_stop_with_their_pool(tmp_path):
             time.sleep(0.1)
         process.send_signal(how)
         process.communicate(timeout=60)
-        assert process.returncode == (130 if how is signal.SIGTERM else -signal.SIGKILL)
+        assert process.returncode == (143 if how is signal.SIGTERM else -signal.SIGKILL)
         deadline = time.monotonic() + 60
         while any(map(journal.alive, journal.files(folder))):
             assert time.monotonic() < deadline, "workers live on"

@@ -85,7 +85,6 @@ class ProGrad(PromptTrainer):
         G_d is the gradient of all terms but the divergence, those of regularisers among them, and
         G_g that of the divergence. Both are scaled alike where gradients are scaled.
         """
-        self.detect_anomaly(loss)
         domain = torch.stack([term for name, term in terms.items() if name != "kl"]).sum()
         general = terms["kl"]
         if self.scaler is not None:

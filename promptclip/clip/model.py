@@ -93,7 +93,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias).to(self.dtype)
+        # CPUs take weights of another type, and convert within the sum rather than in passes
+        if x.device.type != "cpu" or x.dtype != self.dtype:
+            x = x.float()
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias).to(self.dtype)
 
 
 class Block(nn.Module):

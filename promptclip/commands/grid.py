@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,7 +183,7 @@ def _work(folder: Path, seats: list[dict[str, str]]) -> int:
     from promptclip.grid import pool, status
 
     reader = status.Reader(folder)
-    with _interruptible(), _live(reader) as tick:
+    with _live(reader) as tick:
         pool.Pool(folder, seats).run(tick)
     now = reader.read()
     for line in status.failures(now):
@@ -218,18 +217,6 @@ def _live(reader: Reader) -> Iterator[Callable[[], Status]]:
     with bars if console.is_terminal else contextlib.nullcontext():
         yield lambda: show(reader.poll())
     show(reader.read())
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Have a closed terminal and a plain `kill` do what ctrl-C does."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _console() -> Console:

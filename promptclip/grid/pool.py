@@ -19,7 +19,8 @@ from typing import IO
 from promptclip.errors import UserError
 from promptclip.grid import journal
 from promptclip.grid.queue import LOGS, Queue, tail
-from promptclip.grid.worker import GRACE, NOTHING_LEFT, SIGNALS, WAS_STOPPED, WORN_OUT
+from promptclip.grid.worker import GRACE, NOTHING_LEFT, WAS_STOPPED, WORN_OUT
+from promptclip.stopping import SIGNALS
 
 log = logging.getLogger(__name__)
 

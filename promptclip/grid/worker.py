@@ -1,7 +1,7 @@
 """One process that takes runs from the queue until none is left.
 
-It stops at a signal, leaving the checkpoint of the last epoch and no claim, and when the process
-that has started it is gone.
+It stops at a signal, leaving a checkpoint (of the last step, in training) and no claim, and when
+the process that has started it is gone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from promptclip.grid.journal import BUSY, DONE, FAILED, START, STOPPED, Journal
 from promptclip.grid.queue import Queue, tail
 from promptclip.lock import InUseError
 from promptclip.protocols import silence
+from promptclip.stopping import SIGNALS
 
 log = logging.getLogger(__name__)
 
 # How a worker ends. Every other status means that it has died.
 NOTHING_LEFT, WORN_OUT, WAS_STOPPED = 0, 75, 76
-# All that a terminal, a cluster or a person sends to have a process stop in good order.
-SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 GRACE = 20.0  # seconds between a signal and the end of the process, come what may
 _POLL = 0.5  # seconds
 _GROWTH = 2**29  # bytes, besides half of what the first run left
@@ -139,7 +138,8 @@ def _end_with_parent() -> None:
         with contextlib.suppress(OSError):
             while os.read(0, 1):
                 pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Not what a pool sends that lives: the same signal twice would not wait for a step's end
+        os.kill(os.getpid(), signal.SIGHUP)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -70,6 +70,60 @@ def test_stopped_in_the_middle_of_epochs(run, setting):
     assert stopped.seen == whole.seen[12:]
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_stopped_in_the_middle_of_epochs_and_resumed_there(run, setting):
+    """With files after each batch: the batch that was cut short is the only one done again."""
+    overrides = {"TRAINER__NAME": "Careful", **SETTINGS[setting], "TRAIN__CHECKPOINT_STEPS": 1}
+    whole, expected = run("whole", **overrides)
+    stopped, found = run("stopped", [(0, 1), (1, 0), (1, 3), (3, 2)], **overrides)
+    assert found == expected
+    assert stopped.start_epoch == 3
+    assert stopped.seen == whole.seen[14:]
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize("setting", ["workers", "best_val", "augmented"])
+def test_a_stop_waits_for_the_batch_and_its_file(
+    run, make_trainer, tmp_path, number, setting, monkeypatch, capsys
+):
+    overrides = {"TRAINER__NAME": "Careful", **SETTINGS[setting]}
+    whole, expected = run("whole", **overrides)
+    first = make_trainer(OUTPUT_DIR=str(tmp_path / "stopped"), **overrides)
+
+    def forward_backward(batch):
+        if len(first.seen) == number - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Careful.forward_backward(first, batch)
+
+    monkeypatch.setattr(first, "forward_backward", forward_backward)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    assert f"Stopped after batch {(number - 1) % 4 + 1}; start again" in capsys.readouterr().out
+    second, found = run("stopped", **overrides)
+    assert first.seen + second.seen == whole.seen
+    if number == 16:  # nothing is left to train; the validation puts nothing back
+        expected.pop("random"), found.pop("random")
+    assert found == expected
+
+
+def test_a_validation_that_is_cut_short_is_done_again(run, make_trainer, tmp_path, monkeypatch):
+    overrides = {"TRAINER__NAME": "Careful", **SETTINGS["best_val"]}
+    whole, expected = run("whole", **overrides)
+    first = make_trainer(OUTPUT_DIR=str(tmp_path / "stopped"), **overrides)
+
+    def test(split=None):
+        if first.epoch == 2:
+            raise StoppedError
+        return Careful.test(first, split)
+
+    monkeypatch.setattr(first, "test", test)
+    with pytest.raises(StoppedError):
+        first.train()
+    second, found = run("stopped", **overrides)
+    assert second.seen == whole.seen[12:]
+    assert found == expected
+
+
 @pytest.mark.parametrize("done", [1, 2, 3, 4])
 @pytest.mark.parametrize("setting", ["momentum", "best_val"])
 def test_stopped_after_each_epoch(run, make_trainer, tmp_path, done, setting, monkeypatch, capsys):

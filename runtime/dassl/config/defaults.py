@@ -104,6 +104,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "TRAIN": {
         "CHECKPOINT_FREQ": 0,  # epochs; 0 or less: only the last
+        "CHECKPOINT_STEPS": 0,  # batches after which a stopped run can go on; 0: whole epochs only
         "PRINT_FREQ": 10,  # batches
         "COUNT_ITER": "train_x",  # whose length is an epoch: train_x, train_u or smaller_one
     },

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.engine import resume
+from dassl.engine.signals import PutOff
 from dassl.evaluation import build_evaluator
 from dassl.modeling import build_backbone, build_head
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -105,6 +106,7 @@ class TrainerBase:
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: SummaryWriter | None = None
+        self._log_dir = ""  # of event files that are yet to be opened
 
     def register_model(
         self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
@@ -257,9 +259,15 @@ class TrainerBase:
             raise FloatingPointError("Loss is infinite or NaN!")
 
     def init_writer(self, log_dir: str) -> None:
-        """Open TensorBoard's event file, unless it is open or TensorBoard is not installed."""
-        if self._writer is not None:
-            return
+        """Have numbers written to TensorBoard's event file, from the first one on.
+
+        Not before: importing TensorBoard takes longer than many a step.
+        """
+        if self._writer is None:
+            self._log_dir = log_dir
+
+    def _open_writer(self, log_dir: str) -> None:
+        self._log_dir = ""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -270,12 +278,15 @@ class TrainerBase:
 
     def close_writer(self) -> None:
         """Close TensorBoard's event file."""
+        self._log_dir = ""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a number to TensorBoard while its file is open."""
+        """Write a number to TensorBoard, between `init_writer` and `close_writer`."""
+        if self._log_dir:
+            self._open_writer(self._log_dir)
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -367,6 +378,7 @@ class SimpleTrainer(TrainerBase):
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = -math.inf
         self._random_state: dict[str, Any] | None = None
+        self._cut_epoch: dict[str, Any] | None = None
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse a configuration that the method cannot use."""
@@ -410,11 +422,13 @@ class SimpleTrainer(TrainerBase):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what `extra_state` returned; tensors are on the CPU."""
 
-    def _save_resume(self) -> None:
+    def _save_resume(self, within: dict[str, Any] | None = None) -> None:
+        """Write the file for resuming after this epoch, or within it: from what `within` says."""
         scaler = getattr(self, "scaler", None)
         resume.write(
             {
-                "epoch": self.epoch + 1,
+                "epoch": self.epoch if within else self.epoch + 1,
+                "within": within,
                 "models": self._model_states(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "best_result": float(self.best_result),
@@ -456,7 +470,10 @@ class SimpleTrainer(TrainerBase):
         self.load_extra_state(state["extra"])
         # Put back before the epoch, not now: until then a method prepares itself with the same
         # random numbers as in the run that was stopped.
-        self._random_state = state["random"]
+        if within := state.get("within"):  # earlier files have none
+            self._cut_epoch = {**within, "random": state["random"]}
+        else:
+            self._random_state = state["random"]
         self.epoch = state["epoch"] - 1
         return int(state["epoch"])
 
@@ -595,13 +612,47 @@ class TrainerX(SimpleTrainer):
     """Trains on labelled batches."""
 
     def run_epoch(self) -> None:
-        """Go once through the labelled training data."""
+        """Go once through the labelled training data, or through what is left of it.
+
+        A stop (ctrl-C, and every signal for which there is a handler) waits for the end of a step,
+        after which, as after every `TRAIN.CHECKPOINT_STEPS` steps, the file for resuming is
+        written. It is also written before a validation, which may take longer than the epoch.
+        """
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
-        progress = _Progress(self)
-        for self.batch_idx, batch in enumerate(self.train_loader_x):  # noqa: B020
-            progress.batch_arrived()
-            progress.step_done(self.forward_backward(batch))
+        every = self.cfg.TRAIN.CHECKPOINT_STEPS
+        validates = not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val"
+        with PutOff() as stop:
+            at_start, number, batches = self._batches_left()
+            progress = _Progress(self)
+            for self.batch_idx, batch in enumerate(batches, number):
+                progress.batch_arrived()
+                progress.step_done(self.forward_backward(batch))
+                done = self.batch_idx + 1
+                last = done == self.num_batches
+                if stop.waiting or (validates if last else every and done % every == 0):
+                    self._save_resume({"batches": done, "random_at_start": at_start})
+                    if stop.waiting:
+                        logger.info("Stopped after batch %d; start again to go on", done)
+                stop.deliver()
+
+    def _batches_left(self) -> tuple[dict[str, Any], int, Iterator[Any]]:
+        """The random state at the start of the epoch, how many batches are done, and the others.
+
+        Batches that are done are read once more and let go. So the loader, its sampler and its
+        workers draw what they drew, and then come to what they would have drawn.
+        """
+        cut, self._cut_epoch = self._cut_epoch, None
+        if cut is None:
+            return resume.random_state(), 0, iter(self.train_loader_x)
+        number, at_start = cut["batches"], cut["random_at_start"]
+        resume.set_random_state(at_start)
+        all_done = number == self.num_batches
+        batches = iter(()) if all_done else iter(self.train_loader_x)
+        for _ in islice(batches, number):
+            pass
+        resume.set_random_state(cut["random"])
+        return at_start, number, batches
 
     def parse_batch_train(self, batch: Mapping[str, Any]) -> Any:
         """Return images, labels and domains, on the device."""
