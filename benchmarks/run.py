@@ -116,7 +116,7 @@ def _print(about: dict[str, Any], rows: list[Row], sizes: Any) -> None:
     print(
         f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads, torch "
         f"{packages['torch']}, {about['date']}; {about['seconds'] / 60:.0f} minutes.",
-        f"Medians of {about['repeat']}, after a run that warms up. {RULE}",
+        f"Medians of {about['repeat']}. {RULE}",
         "",
         *lines(rows),
         "",

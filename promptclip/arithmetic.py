@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from promptclip import memory
+
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
@@ -30,6 +32,7 @@ def arrange(cfg: CfgNode) -> None:
     if compute.DETERMINISTIC and os.environ.setdefault(*_WORKSPACE) not in (":4096:8", ":16:8"):
         name, value = _WORKSPACE
         log.warning("%s=%s: set it to %s for equal numbers", name, os.environ[name], value)
+    memory.keep_freed()
     torch.use_deterministic_algorithms(compute.DETERMINISTIC)
     # Nothing here reads memory before it is written, so it need not be filled first
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

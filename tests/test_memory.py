@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +78,36 @@ def test_what_is_saved_is_counted_once():
     assert saved.bytes == y.nbytes
     z.sum().backward()
     assert x.grad is not None
+
+
+FAULTS = """
+import resource, sys
+import torch
+from promptclip import memory
+
+if sys.argv[1] == "keep":
+    memory.keep_freed()
+for _ in range(14):  # some versions of the library need a while until the pieces fit
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(millions * 1_000_000) for millions in (5, 10, 5, 20)]
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+@pytest.mark.parametrize(
+    ("how", "environment", "kept"),
+    [("leave", {}, False), ("keep", {}, True), ("keep", {"MALLOC_TRIM_THRESHOLD_": "0"}, False)],
+)
+def test_what_is_freed_is_used_again(how, environment, kept):
+    """Memory that the system has to fill anew comes with a fault for each of its pages."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, how],
+        env={**os.environ, "THP_MEM_ALLOC_ENABLE": "0", **environment},
+        cwd=Path(memory.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (int(done.stdout) < 1000) == kept  # of 39,000 pages

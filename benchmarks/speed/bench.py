@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from promptclip import arithmetic
 from promptclip.clip.config import CLIPConfig
 from promptclip.config import build_cfg, configs_dir
 from promptclip.plugins import load_plugins
@@ -178,6 +179,7 @@ class Bench:
                     *overrides,
                 ],
             )
+            arithmetic.arrange(cfg)
             torch.manual_seed(1)
             trainer = build_trainer(cfg)
             take(trainer, textbook=False)

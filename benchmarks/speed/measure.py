@@ -14,8 +14,8 @@ import torch
 
 SLOW, VERY_SLOW = 5.0, 60.0  # seconds
 RULE = (
-    f"What takes more than {SLOW:.0f} s needs no run that warms up, and the textbook path then "
-    f"runs twice; what takes more than {VERY_SLOW:.0f} s runs once."
+    "A first run measures memory and warms up. Of the textbook path, what takes more than "
+    f"{SLOW:.0f} s then runs twice; what takes more than {VERY_SLOW:.0f} s runs once in all."
 )
 
 
@@ -25,7 +25,7 @@ class Measured:
 
     Attributes:
         seconds: median.
-        bytes: peak of memory beyond what the process held before.
+        bytes: peak of memory beyond what the process held before, in the first run.
         peak: of everything that the process held.
         runs: that the median is of.
         scaled: computed from a smaller piece of work.
@@ -45,30 +45,26 @@ def measure(
 
     Args:
         work: what is measured.
-        repeat: how often where it is quick; a first run that warms up does not count.
+        repeat: how often; a first run that warms up does not count.
         device: on which it runs.
         yardstick: it is the slow path that ours is compared with.
     """
-    runs = [once(work, device)]
-    if runs[0].seconds < SLOW:
-        wanted, skipped = repeat + 1, 1
-    else:
-        most = 1 if runs[0].seconds > VERY_SLOW else 2 if yardstick else repeat
-        wanted, skipped = min(repeat, most), 0
-    while len(runs) < wanted:
-        runs.append(once(work, device))
-    return Measured(
-        statistics.median(run.seconds for run in runs[skipped:]),
-        max(run.bytes for run in runs),
-        max(run.peak for run in runs),
-        wanted - skipped,
-    )
+    first = once(work, device)
+    if first.seconds > VERY_SLOW:
+        return first
+    count = min(repeat, 2) if yardstick and first.seconds > SLOW else repeat
+    runs = [once(work, device, as_before=True) for _ in range(count)]
+    peak = max(run.peak for run in (first, *runs))
+    return Measured(statistics.median(run.seconds for run in runs), first.bytes, peak, count)
 
 
-def once(work: Callable[[], object], device: torch.device) -> Measured:
-    """Run some work one time."""
+def once(work: Callable[[], object], device: torch.device, *, as_before: bool = False) -> Measured:
+    """Run some work one time; `as_before`, with the free memory that an earlier run has left.
+
+    So a step finds it that is not the first. What is needed cannot be told then.
+    """
     gc.collect()
-    memory = _CudaMemory(device) if device.type == "cuda" else _ProcessMemory()
+    memory = _CudaMemory(device) if device.type == "cuda" else _ProcessMemory(trim=not as_before)
     before = memory.held()
     start = time.perf_counter()
     work()
@@ -87,9 +83,12 @@ def finish(device: torch.device) -> None:
 class _ProcessMemory:
     """Resident memory of this process (Linux with glibc)."""
 
+    def __init__(self, *, trim: bool) -> None:
+        self.trim = trim
+
     def held(self) -> int:
-        # what earlier work has freed would hide what this one needs
-        ctypes.CDLL(None).malloc_trim(0)
+        if self.trim:  # what earlier work has freed would hide what this one needs
+            ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         return self._field("VmRSS")
 

@@ -104,7 +104,8 @@ class _Budget:
 
     def __init__(self, clip: FrozenCLIP, keys_values: KeysValues) -> None:
         self.device = clip.device
-        self.left = clip.memory_budget or AUTOMATIC * memory.available(clip.device)
+        self.whole = clip.memory_budget or AUTOMATIC * memory.available(clip.device)
+        self.left = self.whole
         self.in_memory = [*clip.text_blocks.buffers(), *chain.from_iterable(keys_values)]
         self.needed = 0  # by the part before
 
@@ -116,7 +117,8 @@ class _Budget:
             result = job()
         self.needed = saved.bytes
         self.left -= saved.bytes
-        memory.give_back(self.device)
+        if self.left < self.whole / 2:  # what it costs to take it again matters less than its size
+            memory.give_back(self.device)
         return result
 
 

@@ -48,7 +48,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("options", [(), STEPS, ("TEST.FINAL_MODEL", "best_val")], ids=str)
+@pytest.mark.parametrize("options", [(), (*STEPS, "TEST.FINAL_MODEL", "best_val")], ids=str)
 @pytest.mark.parametrize("call", CALLS)
 def test_killed_at_every_call(call, options, mini, tmp_path, zygote, whole, count):
     expected = whole("MaPLe", *options).outcome

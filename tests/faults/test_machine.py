@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,14 +87,15 @@ def test_a_loss_that_is_no_number(method, mini, tmp_path, monkeypatch, count):
 
     def broken(self, output, label):
         terms = losses(self, output, label)
-        return {**terms, "ce": terms["ce"] * float("nan")} if self.epoch == 1 else terms
+        first = next(iter(terms))
+        return {**terms, first: terms[first] * float("nan")} if self.epoch == 1 else terms
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer_class, "losses", broken)
         with pytest.raises(UserError) as told:
             run(cfg)
     said = str(told.value)
-    assert said.startswith("the loss is infinite or NaN in epoch 2, batch 1 (ce nan")
+    assert re.match(r"the loss is infinite or NaN in epoch 2, batch 1 \(\w+ nan", said)
     assert "all it is made of is finite" in said
     assert f"lower OPTIM.LR ({cfg.OPTIM.LR:g})" in said
     assert list(output.glob("*/model.pth.tar-1"))
