@@ -34,7 +34,7 @@ from promptclip.few_shot import (
     split_hash,
     write_sample,
 )
-from promptclip.files import write_bytes
+from promptclip.files import read_json, write_bytes
 
 if TYPE_CHECKING:
     from promptclip.benchmark import Benchmark
@@ -207,7 +207,7 @@ def read_rows(file: Path) -> _Rows:
 
 
 def _read_json(file: Path) -> _Rows:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected an object with train, val or test")
     rows = {}

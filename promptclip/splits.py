@@ -8,7 +8,6 @@ picture that is added moves few others.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -97,21 +96,6 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: the pictures do not match the file's split_hash; delete the file and make "
             "it anew with `promptclip data split`"
         )
-    return content
-
-
-def read_json_mapping(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: if it cannot be read or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, got {type(content).__name__}")
     return content
 
 
