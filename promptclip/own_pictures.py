@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from promptclip import pictures as picture_files
 from promptclip import splits
 from promptclip.benchmark import list_class_folders, read_classnames
-from promptclip.errors import UserError
+from promptclip.errors import UserError, printable
 from promptclip.few_shot import PARTS, Picture, refuse_outside
 from promptclip.files import content_hash
 from promptclip.pictures import SUFFIXES
@@ -77,7 +77,7 @@ class OwnData:
             return beside
         from promptclip.emoji import default_root
 
-        digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
         return default_root() / "splits" / f"{self.path.stem}-{digest}.json"
 
     @cached_property
@@ -199,7 +199,7 @@ def check(data: OwnData, *, skip: bool = False) -> None:
             raise UserError(
                 f"{found}; replace or remove them, or leave them out with DATASET.BAD_IMAGES skip"
             )
-        log.warning("%s; runs leave them out", found)
+        log.warning("%s; runs leave them out", printable(found))
 
 
 def _read_template(file: Path) -> str:

@@ -244,7 +244,7 @@ def _git() -> dict[str, Any] | None:
     try:
         commit, status = (
             subprocess.run(
-                ["git", "-C", str(root), *command],
+                ["git", "--no-optional-locks", "-C", str(root), *command],
                 capture_output=True,
                 text=True,
                 timeout=20,

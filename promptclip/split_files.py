@@ -176,7 +176,7 @@ def export(place: Benchmark, file: Path, shots: int | None = None, seed: int | N
             identity = {"benchmark": name, "shots": shots, "seed": seed}
             write_sample(file, identity, parts["train"], parts["val"])
         elif file.suffix in (".jsonl", ".csv"):
-            write_bytes(_lines(parts, file.suffix).encode(), file)
+            write_bytes(_lines(parts, file.suffix).encode(errors="surrogateescape"), file)
         else:
             raise UserError(f"{file}: expected a name that ends with .json, .jsonl or .csv")
     except OSError as error:

@@ -117,10 +117,13 @@ def _by_class(pictures: Iterable[Picture], seed: int) -> list[list[Picture]]:
     classes: dict[int, list[Picture]] = {}
     for picture in pictures:
         classes.setdefault(picture.label, []).append(picture)
-    return [
-        sorted(classes[label], key=lambda p: hashlib.sha256(f"{seed} {p.path}".encode()).digest())
-        for label in sorted(classes)
-    ]
+
+    def order(picture: Picture) -> bytes:
+        # A name that is no UTF-8 is hashed as it lies on the disk.
+        text = f"{seed} {picture.path}".encode(errors="surrogateescape")
+        return hashlib.sha256(text).digest()
+
+    return [sorted(classes[label], key=order) for label in sorted(classes)]
 
 
 def _ordered(split: Split) -> Split:
