@@ -7,6 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from promptclip import splits
 from promptclip.benchmark import Benchmark, Sizes
 from promptclip.few_shot import Picture
+from promptclip.files import read_json_mapping
 
 
 @DATASET_REGISTRY.register()
@@ -22,7 +23,7 @@ class OxfordFlowers(Benchmark):
 
     def make_split(self, seed: int) -> splits.Split:
         """`imagelabels.mat` has the labels of the pictures in their order, both from 1."""
-        names = splits.read_json_mapping(Path(self.dataset_dir, "cat_to_name.json"))
+        names = read_json_mapping(Path(self.dataset_dir, "cat_to_name.json"))
         labels = splits.read_mat(Path(self.dataset_dir, "imagelabels.mat"), "labels").ravel()
         self.check_known(map(str, labels), names, "imagelabels.mat")
         pictures = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from promptclip import memory
+from promptclip.errors import UserError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -24,7 +25,17 @@ _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def arrange(cfg: CfgNode) -> None:
-    """Tell torch what `cfg.COMPUTE` asks for; it holds for the whole process until told anew."""
+    """Tell torch what `cfg.COMPUTE` asks for; it holds for the whole process until told anew.
+
+    Raises:
+        UserError: if a GPU is named and not there: no run shall be on the CPU by mistake.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if cfg.USE_CUDA and named not in ("", "-1", "NoDevFiles") and not torch.cuda.is_available():
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES is {named!r}, but PyTorch finds no such GPU; correct it, "
+            "or set USE_CUDA False to run on the CPU"
+        )
     compute = cfg.COMPUTE
     torch.backends.cuda.matmul.allow_tf32 = compute.TF32
     torch.backends.cudnn.allow_tf32 = compute.TF32

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from promptclip import imbalance, plugins, splits
+from promptclip import bad_pictures, imbalance, plugins, splits
+from promptclip import pictures as picture_files
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import write_json
-from promptclip.pictures import UNREADABLE
+from promptclip.pictures import UnreadableError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,6 +88,7 @@ class Benchmark(DatasetBase):
             data set's own lists or folders; a file that is marked says something else.
         split_file_hash: hash of the whole split; None where there is no split file.
         class_order: labels in the order in which classes get rare; see `promptclip.imbalance`.
+        skipped: pictures that were left out, see `promptclip.bad_pictures`; None if none may be.
     """
 
     dataset_dir: str = ""
@@ -104,21 +105,30 @@ class Benchmark(DatasetBase):
     split_origin: str = "coop"
     split_file_hash: str | None = None
     class_order: list[int]
+    skipped: bad_pictures.Skipped | None = None
 
     def __init__(self, cfg: CfgNode) -> None:
         """Read the split, draw the sample, make classes rare if that is asked for, choose some.
 
         Args:
             cfg: reads DATASET.ROOT, .NUM_SHOTS, .SUBSAMPLE_CLASSES, .IMBALANCE,
-                .IMBALANCE_PROFILE and SEED.
+                .IMBALANCE_PROFILE, .BAD_IMAGES and SEED; with "skip" also OUTPUT_DIR.
 
         Raises:
             UserError: if something is missing, or is not what the benchmark must hold.
         """
         self.locate(cfg)
+        if domains := [*cfg.DATASET.SOURCE_DOMAINS, *cfg.DATASET.TARGET_DOMAINS]:
+            raise UserError(
+                f"{type(self).__name__} is one domain, and has none called {domains[0]!r}; leave "
+                "DATASET.SOURCE_DOMAINS and DATASET.TARGET_DOMAINS empty, and see `promptclip dg`"
+            )
         self.check_layout()
         train, val, test = self.read_split()
         self._check_classes(train, val or [], test)
+        if not self.test_only:
+            for fault in shared_pictures((train, val, test)):
+                log.warning("%s: %s; the split is damaged", self.split_path, fault)
         drawn, drawn_val = sample(
             Path(self.sample_dir),
             train,
@@ -135,6 +145,8 @@ class Benchmark(DatasetBase):
             test,
             subsample="all" if self.test_only else cfg.DATASET.SUBSAMPLE_CLASSES,
         )
+        if bad_pictures.wanted(cfg):
+            parts, self.skipped = bad_pictures.leave_out(parts, self.impath, cfg.OUTPUT_DIR)
         self._check_pictures(parts)
         train_x, val_x, test_x = ([self._datum(p) for p in part] for part in parts)
         super().__init__(train_x=train_x, val=val_x, test=test_x)
@@ -201,9 +213,11 @@ class Benchmark(DatasetBase):
 
     def missing(self) -> Iterator[str]:
         """Paths of what is needed and not there, outer folders first."""
-        wanted = [os.path.dirname(self.dataset_dir), self.dataset_dir]
-        wanted += [os.path.join(self.dataset_dir, need) for need in self.needs]
-        for path in wanted:
+        for folder in (os.path.dirname(self.dataset_dir), self.dataset_dir):
+            if not os.path.isdir(folder):
+                yield folder
+        for need in self.needs:
+            path = os.path.join(self.dataset_dir, need)
             is_split = bool(self.split_file) and os.path.basename(path) == self.split_file
             if not (os.path.exists(path) or (is_split and self.our_split_path.is_file())):
                 yield path
@@ -277,7 +291,7 @@ class Benchmark(DatasetBase):
         """
         path = Path(self.dataset_dir, file)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from error
         rows = [line.split() for line in lines if line.strip()]
@@ -303,7 +317,8 @@ class Benchmark(DatasetBase):
             UserError: if something is missing.
         """
         for path in self.missing():
-            message = f"{type(self).__name__}: {path} is missing; {self._layout()}"
+            what = "is no folder" if os.path.exists(path) else "is missing"
+            message = f"{type(self).__name__}: {path} {what}; {self._layout()}"
             if self.split_file and os.path.basename(path) == self.split_file:
                 message += (
                     f". `promptclip data split {plugins.short_name(type(self).__name__)} --root "
@@ -314,15 +329,17 @@ class Benchmark(DatasetBase):
 
     def _check_classes(self, *parts: Sequence[Picture], source: str | Path = "") -> None:
         for fault in class_faults(*parts):
-            raise UserError(f"{source or self.dataset_dir}: {fault}")
+            raise UserError(
+                f"{source or self.dataset_dir}: {fault}; correct the split or the folders"
+            )
 
     def _check_pictures(self, parts: Sequence[Sequence[Picture]]) -> None:
         paths = dict.fromkeys(self.impath(picture) for part in parts for picture in part)
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise UserError(
-                f"{type(self).__name__}: {len(missing)} of {len(paths)} pictures are missing, "
-                f"the first is {missing[0]}; copy them there or delete an outdated split file"
+                f"{type(self).__name__}: {len(missing)} of {len(paths)} pictures are missing or no "
+                f"files, the first is {missing[0]}; copy them there, or delete an old split file"
             )
 
     def _datum(self, picture: Picture) -> Datum:
@@ -374,7 +391,7 @@ class ImageNetVariant(Benchmark):
 
 
 def class_faults(*parts: Sequence[Picture]) -> Iterator[str]:
-    """Labels with two names, and classes without a picture in the training or the test part.
+    """Labels with two names or gaps, and classes without a training or a test picture.
 
     Args:
         parts: the training, validation and test parts.
@@ -386,11 +403,38 @@ def class_faults(*parts: Sequence[Picture]) -> Iterator[str]:
             conflicts.setdefault(label, classname)
     for label, classname in conflicts.items():
         yield f"label {label} has two class names, {names[label]!r} and {classname!r}"
+    if len(names) < 2:
+        found = ", ".join(map(repr, names.values())) or "none"
+        yield f"expected at least two classes, got {found}"
+    if names and max(names) >= len(names):
+        gap = next(label for label in range(len(names)) if label not in names)
+        yield (
+            f"labels must run from 0 to {len(names) - 1}, as there are {len(names)} classes; there "
+            f"is no label {gap}, and the largest is {max(names)}"
+        )
     train, _, test = ({picture.label for picture in part} for part in parts)
     for purpose, present in (("training", train), ("test", test)):
-        for label in range(max(names, default=0) + 1):
+        for label, name in sorted(names.items()):
             if label not in present:
-                yield f"class {names.get(label, '?')!r} (label {label}) has no {purpose} pictures"
+                yield f"class {name!r} (label {label}) has no {purpose} pictures"
+
+
+def shared_pictures(parts: Sequence[Sequence[Picture] | None]) -> Iterator[str]:
+    """Pictures that stand in two parts, or twice in one.
+
+    Args:
+        parts: the training, validation and test parts.
+    """
+    seen: dict[str, str] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for purpose, part in zip(("training", "validation", "test"), parts, strict=True):
+        for picture in part or ():
+            if picture.path in seen:
+                shared.setdefault((seen[picture.path], purpose), []).append(picture.path)
+            seen.setdefault(picture.path, purpose)
+    for (one, other), paths in shared.items():
+        where = f"twice in the {one} part" if one == other else f"in the {one} and {other} part"
+        yield f"{len(paths)} pictures stand {where}, the first is {paths[0]}"
 
 
 def list_class_folders(
@@ -460,7 +504,7 @@ def read_classnames(path: Path) -> dict[str, str]:
         UserError: if the file cannot be read or a line has another form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     rows = [line.strip().partition(" ") for line in lines if line.strip()]
@@ -580,9 +624,10 @@ def read_picture(path: str) -> Image.Image:
         PictureError: if the file is missing, truncated or no picture.
     """
     try:
-        picture: Image.Image = read_image(path)
-    except UNREADABLE as error:
-        raise PictureError(
-            f"{path}: the picture cannot be read ({error.__cause__ or error}); replace it"
-        ) from error
-    return picture
+        with picture_files.quiet():
+            return picture_files.rgb(path)
+    except UnreadableError as error:
+        remedy = "replace it, or leave it out with DATASET.BAD_IMAGES skip"
+        if not error.lasting:
+            remedy = "see to the disk or the permissions, and start again"
+        raise PictureError(f"{path}: the picture cannot be read ({error}); {remedy}") from error

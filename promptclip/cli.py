@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -10,16 +11,15 @@ from collections.abc import Sequence
 
 import promptclip
 from promptclip.commands import cache, compare, data, grid, protocols, table, train
-from promptclip.errors import UserError
+from promptclip.errors import UserError, printable
 from promptclip.stopping import Stopped, stoppable
 
 # Modules that are not there in an environment where nothing was installed.
 SETUP = "`bash scripts/quickstart.sh` makes an environment, or activate yours"
 MISSING = {
     "dassl": "`pip install ./runtime` in the checkout installs the one that comes with promptclip",
-    "torch": SETUP,
-    "yacs": SETUP,
-    "yaml": SETUP,
+    **dict.fromkeys(("PIL", "numpy", "open_clip", "rich", "safetensors", "scipy"), SETUP),
+    **dict.fromkeys(("torch", "torchvision", "tqdm", "yacs", "yaml"), SETUP),
 }
 
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if some run has failed; 2 for unusable input; 128 and the number of
         the signal if stopped, such as 130 for ctrl-C and 143 for `kill`.
     """
+    _make_output_safe()
     args = _parser().parse_args(argv)
     logger = logging.getLogger("promptclip")
     logger.setLevel(logging.INFO)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stoppable():
             return int(args.command(args))
     except UserError as error:
-        return _fail(f"error: {error}", 2)
+        return _fail(f"error: {printable(str(error))}", 2)
     except ModuleNotFoundError as error:
         if error.name not in MISSING:
             raise
@@ -62,6 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _make_output_safe() -> None:
+    """No class name or path may fail at a terminal that lacks its letters, or that is closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def train_py() -> int:

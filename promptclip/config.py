@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ _ADDED_LATER: dict[str, Any] = {
     "COMPUTE.CUDNN_BENCHMARK": False,
     "COMPUTE.DETERMINISTIC": False,
     "COMPUTE.TF32": False,
+    "DATASET.BAD_IMAGES": "error",
     "DATASET.FOLDER_HASH": "",
     "DATASET.IMBALANCE": 1.0,
     "DATASET.IMBALANCE_PROFILE": "exponential",
@@ -63,30 +65,56 @@ _ADDED_LATER: dict[str, Any] = {
 # Keys that say something only as long as another one does not have this value.
 _IDLE: dict[str, tuple[str, Any]] = {"DATASET.IMBALANCE_PROFILE": ("DATASET.IMBALANCE", 1.0)}
 
-# The values that Dassl's own keys may take: a set of choices, or a closed interval.
+_SAMPLERS = frozenset(
+    {
+        "RandomClassSampler",
+        "RandomDomainSampler",
+        "RandomSampler",
+        "SeqDomainSampler",
+        "SequentialSampler",
+    }
+)
+
+# The values that Dassl's own keys may take, in a list each of them: a set of choices, or a closed
+# interval.
 _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
-    "DATALOADER.NUM_WORKERS": (0, math.inf),
+    "DATALOADER.K_TRANSFORMS": (1, math.inf),
+    "DATALOADER.NUM_WORKERS": (0, 512),
     "DATALOADER.TEST.BATCH_SIZE": (1, math.inf),
+    "DATALOADER.TEST.SAMPLER": _SAMPLERS,
     "DATALOADER.TRAIN_X.BATCH_SIZE": (1, math.inf),
+    "DATALOADER.TRAIN_X.SAMPLER": _SAMPLERS,
+    "DATASET.BAD_IMAGES": frozenset({"error", "skip"}),
     "DATASET.IMBALANCE": (1e-4, 1),
     "DATASET.IMBALANCE_PROFILE": frozenset(PROFILES),
-    "DATASET.NUM_SHOTS": (-1, math.inf),
     "DATASET.SUBSAMPLE_CLASSES": frozenset({"all", "base", "new"}),
     "INPUT.INTERPOLATION": frozenset({"bicubic", "bilinear", "nearest"}),
-    "INPUT.SIZE": (1, math.inf),
+    "INPUT.PIXEL_MEAN": (-1e6, 1e6),
+    "INPUT.PIXEL_STD": (1e-6, 1e6),
+    "INPUT.RRCROP_SCALE": (0, 1),
+    "INPUT.SIZE": (1, 4096),
     "MODEL.MEMORY_BUDGET": (0, math.inf),
+    "OPTIM.ADAM_BETA1": (0, 1),
+    "OPTIM.ADAM_BETA2": (0, 1),
+    "OPTIM.GAMMA": (0, 1e6),
     "OPTIM.LR": (0, 1e6),
     "OPTIM.LR_SCHEDULER": frozenset({"cosine", "multi_step", "single_step"}),
     "OPTIM.MAX_EPOCH": (1, math.inf),
     "OPTIM.MOMENTUM": (0, 1),
     "OPTIM.NAME": frozenset({"adam", "adamw", "amsgrad", "radam", "rmsprop", "sgd"}),
+    "OPTIM.RMSPROP_ALPHA": (0, 1),
+    "OPTIM.WARMUP_CONS_LR": (0, 1e6),
+    "OPTIM.WARMUP_MIN_LR": (0, 1e6),
     "OPTIM.WARMUP_TYPE": frozenset({"constant", "linear"}),
     "OPTIM.WEIGHT_DECAY": (0, 1e6),
     "SEED": (-1, 2**32 - 1),
     "TEST.FINAL_MODEL": frozenset({"best_val", "last_step"}),
     "TEST.SPLIT": frozenset({"test", "val"}),
     "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
+    "TRAIN.PRINT_FREQ": (1, math.inf),
 }
+
+_LENGTHS = {"INPUT.PIXEL_MEAN": 3, "INPUT.PIXEL_STD": 3, "INPUT.RRCROP_SCALE": 2, "INPUT.SIZE": 2}
 
 
 def configs_dir() -> Path:
@@ -107,6 +135,7 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.IMBALANCE = 1.0  # training pictures of the rarest class to the most frequent one's
     cfg.DATASET.IMBALANCE_PROFILE = "exponential"  # or "step"
+    cfg.DATASET.BAD_IMAGES = "error"  # or "skip", see `promptclip.bad_pictures`
     cfg.DATASET.CFG = "vit_b16"  # the yaml of a method that scripts take unless told otherwise
     cfg.DATASET.FOLDER = ""  # own pictures: their folder or CSV file, see `promptclip.data_sets`
     cfg.DATASET.FOLDER_HASH = ""  # ... and the hash of what it holds, noted by the command
@@ -287,14 +316,39 @@ def _bytes(file: Path) -> bytes:
     if not file.is_file():
         siblings = sorted(path.stem for path in file.parent.glob("*.yaml"))
         hint = f"; {file.parent} has {', '.join(siblings)}" if siblings else ""
-        raise UserError(f"no configuration file {file}{meant(file.stem, siblings)}{hint}")
-    return file.read_bytes()
+        what = f"{file} is a folder" if file.is_dir() else f"no configuration file {file}"
+        raise UserError(f"{what}{meant(file.stem, siblings)}{hint}; give the path of a yaml file")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice: the first would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As of `SafeLoader`."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        count = Counter(key.value for key in keys)
+        for key in reversed(keys):
+            if count[key.value] > 1:
+                problem = f"the key {key.value} stands there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+        return node
 
 
 def _parsed(text: bytes, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        loader = _Loader(text)
+        loader.name = name  # for errors
+        try:
+            content = loader.get_single_data() or {}
+        finally:
+            loader.dispose()
+    # ValueError: a date that there is not; RecursionError: a thousand brackets
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{name} is not valid yaml: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{name} must hold KEY: VALUE lines, got a {type(content).__name__}")
@@ -373,21 +427,40 @@ def _check(cfg: CfgNode) -> None:
     if not cfg.DATASET.NAME:
         raise UserError("no data set is chosen; give --dataset-config-file configs/datasets/X.yaml")
     values = leaves(cfg)
-    for key, allowed in _ALLOWED.items():
-        value = values[key]
-        if isinstance(allowed, frozenset):
-            if value not in allowed:
-                choices = ", ".join(sorted(allowed))
-                hint = meant(str(value), sorted(allowed))
-                raise UserError(f"{key} must be one of {choices}; got {value!r}{hint}")
-            continue
-        low, high = allowed
-        for number in value if isinstance(value, tuple) else (value,):
-            if not low <= number <= high:
-                limit = f"at least {low}" if math.isinf(high) else f"between {low} and {high:g}"
-                raise UserError(f"{key} must be {limit}; got {value!r}")
+    for key, allowed in (_ALLOWED | _registered()).items():
+        _check_value(key, values[key], allowed)
+    for key, length in _LENGTHS.items():
+        if len(values[key]) != length:
+            raise UserError(f"{key} must have {length} numbers; got {values[key]!r}")
+    if (shots := values["DATASET.NUM_SHOTS"]) != -1 and shots < 1:
+        raise UserError(f"DATASET.NUM_SHOTS must be 1 or more, or -1 for all pictures; got {shots}")
     method = plugins.methods().get(cfg.TRAINER.NAME)
     if method is not None:
         options = cfg.TRAINER[cfg.TRAINER.NAME.upper()]
         method.Options(**{key.lower(): value for key, value in options.items()})
         regularizers.build(cfg)
+
+
+def _registered() -> dict[str, frozenset[str]]:
+    """The values of keys that the engine says, and plugins may add to."""
+    from dassl.data.transforms.transforms import AVAI_CHOICES
+    from dassl.evaluation import EVALUATOR_REGISTRY
+
+    return {
+        "INPUT.TRANSFORMS": frozenset(AVAI_CHOICES),
+        "TEST.EVALUATOR": frozenset(EVALUATOR_REGISTRY.registered_names()),
+    }
+
+
+def _check_value(key: str, value: Any, allowed: frozenset[str] | tuple[float, float]) -> None:
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(allowed, frozenset):
+            if one not in allowed:
+                choices = ", ".join(sorted(allowed))
+                hint = meant(str(one), sorted(allowed))
+                raise UserError(f"{key} must be one of {choices}; got {one!r}{hint}")
+        elif not allowed[0] <= one <= allowed[1]:
+            low, high = allowed
+            most = high if isinstance(high, int) else f"{high:g}"
+            limit = f"at least {low}" if math.isinf(high) else f"between {low} and {most}"
+            raise UserError(f"{key} must be {limit}; got {value!r}")

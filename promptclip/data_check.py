@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptclip import pictures, plugins
-from promptclip.benchmark import Benchmark, Sizes, class_faults
+from promptclip.benchmark import Benchmark, Sizes, class_faults, shared_pictures
 from promptclip.data_sources import ARCHIVES, SOURCES
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture
@@ -266,7 +266,8 @@ def _split_faults(benchmark: Benchmark, parts: Parts) -> Iterator[str]:
                 f"{classname!r}, so only the first of them can be predicted; give them their names"
             )
     if not benchmark.test_only:
-        yield from _shared_pictures(parts)
+        for fault in shared_pictures(parts):
+            yield f"{fault}; the split is damaged, get it anew"
     others = {p.path: 0 for part in parts for p in part or () if not _is_picture(p.path)}
     if others:
         yield (
@@ -296,22 +297,6 @@ def _fewest(part: Sequence[Picture] | None) -> str:
         return ""
     name, count = min(counts.items(), key=lambda item: item[1])
     return f" (fewest: {count} of {name!r})"
-
-
-def _shared_pictures(parts: Parts) -> Iterator[str]:
-    seen: dict[str, str] = {}
-    shared: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for purpose, part in zip(PARTS, parts, strict=True):
-        for picture in part or ():
-            if picture.path in seen:
-                shared[seen[picture.path], purpose].append(picture.path)
-            seen.setdefault(picture.path, purpose)
-    for (one, other), paths in shared.items():
-        where = f"twice in the {one} part" if one == other else f"in the {one} and {other} part"
-        yield (
-            f"{len(paths)} pictures stand {where}, the first is {paths[0]}; the split is damaged, "
-            "get it anew"
-        )
 
 
 def _known_names(benchmark: Benchmark, parts: Parts) -> Iterator[str]:

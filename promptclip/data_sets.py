@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,29 +28,39 @@ class DataSet:
     overrides: tuple[object, ...] = ()
 
 
-def find(text: str) -> DataSet:
+def find(text: str, chosen: Sequence[object] = ()) -> DataSet:
     """The data set that a command line means.
 
     Args:
         text: a file of `configs/datasets` without its suffix, the path of a yaml file, or the
             path of a folder or a CSV file with own pictures: anything with a slash, and CSV files.
+        chosen: KEY VALUE KEY VALUE ... of the command line, which may let bad pictures be left out.
 
     Raises:
         UserError: if there is no such data set, or the own pictures cannot be used.
     """
+    skip = _skips(chosen)
     if text.endswith((".yaml", ".yml")):
         file = Path(text)
         section = read_yaml(file).get("DATASET")
-        folder = section.get("FOLDER") if isinstance(section, dict) else None
-        return DataSet(file.stem, file, _own(str(folder)) if folder else ())
+        section = section if isinstance(section, dict) else {}
+        folder = section.get("FOLDER")
+        skip = skip or section.get("BAD_IMAGES") == "skip"
+        return DataSet(file.stem, file, _own(str(folder), skip=skip) if folder else ())
     if is_path(text):
-        return own(text)
+        return own(text, skip=skip)
     try:
         return DataSet(text, config_file("datasets", text))
     except UserError as error:
         if os.path.isdir(text):
             raise UserError(f"{error}. The folder of that name is ./{text}") from None
         raise
+
+
+def _skips(chosen: Sequence[object]) -> bool:
+    """Whether KEY VALUE KEY VALUE ... lets bad pictures be left out."""
+    values = dict(zip(map(str, chosen[::2]), chosen[1::2], strict=False))
+    return values.get("DATASET.BAD_IMAGES") == "skip"
 
 
 def is_path(text: str) -> bool:
@@ -62,12 +73,13 @@ def as_path(text: str) -> str:
     return text if is_path(text) else os.path.join(os.curdir, text)
 
 
-def own(path: str) -> DataSet:
+def own(path: str, *, skip: bool = False) -> DataSet:
     """The data set in a folder or a CSV file.
 
     Its name is that of the folder or file after "own_", so that it is never that of another data
     set. Two folders of one name share their places in an output tree, where the one that comes
-    second is refused: the hash of what a folder holds is part of the configuration.
+    second is refused: the hash of what a folder holds is part of the configuration. With `skip`
+    bad pictures are left to the runs, which leave them out.
 
     Raises:
         UserError: if it cannot be used.
@@ -75,7 +87,7 @@ def own(path: str) -> DataSet:
     place = Path(os.path.abspath(os.path.expanduser(path)))
     stem = place.stem if place.is_file() else place.name
     name = OWN + re.sub(r"[^\w.-]+", "_", stem)
-    return DataSet(name, config_file("datasets", OWN_YAML), _own(path))
+    return DataSet(name, config_file("datasets", OWN_YAML), _own(path, skip=skip))
 
 
 def pictures_hash(path: str) -> str:
@@ -86,8 +98,8 @@ def pictures_hash(path: str) -> str:
         return ""
 
 
-def _own(path: str, *, check: bool = True) -> tuple[object, ...]:
-    """Own pictures as overrides; `check` looks at the head of every one."""
+def _own(path: str, *, check: bool = True, skip: bool = False) -> tuple[object, ...]:
+    """Own pictures as overrides; `check` looks at the head of every one, `skip` only warns."""
     from promptclip import plugins
 
     plugins.load_plugins()
@@ -95,5 +107,5 @@ def _own(path: str, *, check: bool = True) -> tuple[object, ...]:
 
     data = own_pictures.read(path)
     if check:
-        own_pictures.check(data)
+        own_pictures.check(data, skip=skip)
     return "DATASET.FOLDER", str(data.path), "DATASET.FOLDER_HASH", data.hash

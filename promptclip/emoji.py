@@ -30,7 +30,7 @@ from PIL import Image
 
 from promptclip.benchmark import Benchmark
 from promptclip.errors import UserError
-from promptclip.files import user_cache, write_json
+from promptclip.files import expanded, user_cache, write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -219,7 +219,7 @@ class DrawnBenchmark(Benchmark):
 
     def find_root(self, cfg: CfgNode) -> str:
         """The data root, or the user's cache folder, with the pictures in it."""
-        root = Path(cfg.DATASET.ROOT).expanduser() if cfg.DATASET.ROOT else default_root()
+        root = expanded(cfg.DATASET.ROOT) if cfg.DATASET.ROOT else default_root()
         try:
             prepare(root / self.dataset_dir, type(self).__name__)
         except OSError as error:

@@ -37,7 +37,6 @@ import safetensors
 import torch
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.transforms import build_transform
-from dassl.utils import read_image
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -46,7 +45,8 @@ from promptclip import results
 from promptclip.benchmark import PictureSet
 from promptclip.clip.attention import attention
 from promptclip.clip.model import FrozenCLIP, raw_bytes
-from promptclip.files import content_hash, user_cache, write_bytes
+from promptclip.files import content_hash, expanded, user_cache, write_bytes
+from promptclip.pictures import rgb
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -188,7 +188,7 @@ def open_cache(configured: str = "") -> FeatureCache | None:
     named = configured or os.environ.get(VARIABLE, "")
     if named == OFF:
         return None
-    return FeatureCache(Path(named).expanduser() if named else user_cache() / "features")
+    return FeatureCache(expanded(named) if named else user_cache() / "features")
 
 
 def identity(clip: FrozenCLIP, loader: DataLoader[Any], cfg: CfgNode) -> dict[str, Any] | None:
@@ -238,7 +238,7 @@ def _content_hashes(paths: Sequence[str]) -> list[str]:
 def _code_hash(clip: FrozenCLIP) -> str:
     """Hash of the files that hold the tower, the reading of pictures and the transforms."""
     tower: list[Any] = [FrozenCLIP, attention]
-    parts = [*tower, PictureSet, DatasetWrapper, read_image, build_transform]
+    parts = [*tower, PictureSet, DatasetWrapper, rgb, build_transform]
     if clip.visual is not None:
         parts.append(type(clip.visual))
     files = sorted({str(inspect.getsourcefile(part)) for part in parts})

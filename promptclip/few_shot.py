@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import random
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptclip.errors import UserError
-from promptclip.files import content_hash, write_json
+from promptclip.files import content_hash, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,15 @@ def refuse_outside(path: str, source: Path) -> None:
         raise UserError(f"{source}: {path!r} leads out of the picture folder")
 
 
-def read_split_file(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+def read_split_file(
+    path: Path, parts: Sequence[str] = PARTS, remedy: str = "put it right, or get it anew"
+) -> dict[str, Any]:
     """Read a split file of CoOp's form, `{"train": [[path, label, class name], ...], ...}`.
+
+    Args:
+        path: of the file.
+        parts: lists that it must have.
+        remedy: what to do about an error.
 
     Returns:
         The file's content, with lists of `Picture` under the names of `parts`.
@@ -70,12 +76,15 @@ def read_split_file(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
         UserError: if the file is not of that form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:  # ValueError: neither JSON nor UTF-8
-        raise UserError(f"{path}: cannot be read as a split file ({error})") from error
+        raise UserError(f"{path}: cannot be read as a split file ({error}); {remedy}") from error
     if not isinstance(content, dict) or not all(part in content for part in parts):
-        raise UserError(f"{path}: expected an object with the lists {', '.join(parts)}")
-    return content | {part: read_pictures(content[part], path) for part in parts}
+        raise UserError(f"{path}: expected an object with the lists {', '.join(parts)}; {remedy}")
+    try:
+        return content | {part: read_pictures(content[part], path) for part in parts}
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
 
 
 def draw(pictures: Iterable[Picture], shots: int, generator: random.Random) -> list[Picture]:
@@ -255,8 +264,8 @@ def _draw_both(
 def _read_sample(
     path: Path, train: Sequence[Picture], val: Sequence[Picture], identity: dict[str, Any]
 ) -> tuple[list[Picture], list[Picture]]:
-    content = read_split_file(path, ("train", "val"))
     remedy = "delete the file to draw the sample anew"
+    content = read_split_file(path, ("train", "val"), remedy)
     for key, expected in identity.items():
         if content.get(key) != expected:
             raise UserError(f"{path}: expected {key} {expected}, got {content.get(key)}; {remedy}")

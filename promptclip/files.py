@@ -8,6 +8,41 @@ import os
 from pathlib import Path
 from typing import Any
 
+from promptclip.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no JSON in UTF-8.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json_mapping(path: Path, remedy: str = "") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: of the file.
+        remedy: what to do if it is not whole.
+
+    Raises:
+        UserError: if it cannot be read or holds something else.
+    """
+    end = f"; {remedy}" if remedy else ""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}){end}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, got {type(content).__name__}{end}")
+    return content
+
 
 def write_json(content: Any, path: Path, *, indent: int | None = 1) -> None:
     """Write a JSON file in one step: a reader finds the old file or the whole new one.
@@ -17,7 +52,8 @@ def write_json(content: Any, path: Path, *, indent: int | None = 1) -> None:
         ValueError: if `content` holds a number that JSON does not have (NaN, infinity).
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-    write_bytes((text + "\n").encode(), path)
+    # Half of a surrogate pair, as in the name of a file that is no UTF-8, is an escape in JSON.
+    write_bytes((text + "\n").encode(errors="backslashreplace"), path)
 
 
 def write_bytes(content: bytes, path: Path) -> None:
@@ -42,7 +78,21 @@ def write_bytes(content: bytes, path: Path) -> None:
 def user_cache() -> Path:
     """The folder for what can be made again, which need not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "promptclip"
+    return (Path(home) if home else expanded("~/.cache")) / "promptclip"
+
+
+def expanded(path: str) -> Path:
+    """A path with the home folder in the place of ~.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: nobody knows the home folder that ~ stands for; set HOME, or give the path"
+        ) from error
 
 
 def content_hash(content: Any) -> str:

@@ -83,9 +83,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         InUseError: if another process holds the folder.
+        UserError: if it can be neither made nor written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with _opened(folder) as file:
         try:
             if not try_lock(file):
                 raise InUseError(
@@ -99,6 +99,18 @@ def locked(folder: Path) -> Iterator[None]:
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "start": now}, file)
         file.flush()
         yield
+
+
+def _opened(folder: Path) -> IO[str]:
+    """The file of the lock in a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: expected a folder that can be written ({error.strerror}: {error.filename});"
+            " give another for the output"
+        ) from error
 
 
 def _try(file: IO[Any], kind: int, start: int, length: int) -> bool:

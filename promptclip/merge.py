@@ -74,13 +74,19 @@ def pairs(overrides: Sequence[object]) -> list[tuple[str, object]]:
 
 
 def nested(pairs: Sequence[tuple[str, object]]) -> dict[str, Any]:
-    """{"A": {"B": value}} of pairs ("A.B", value); the last of equal keys wins."""
+    """{"A": {"B": value}} of pairs ("A.B", value); the last of equal keys wins.
+
+    Raises:
+        UserError: for a key below one that has a value.
+    """
     tree: dict[str, Any] = {}
     for key, value in pairs:
         *sections, leaf = key.split(".")
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{key} is below {section}, which is given a value itself")
         node[leaf] = value
     return tree
 
@@ -130,16 +136,17 @@ def _coerced(value: object, old: object, name: str) -> object:
     """`value` as the type of `old`, by yacs' rules; a whole number is also a fraction."""
     if isinstance(value, str):
         # yaml reads 1e-5 and (224, 224) as text, and a command line has nothing but text.
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             literal = ast.literal_eval(value)
             value = value if isinstance(old, str) and not isinstance(literal, str) else literal
     if isinstance(old, list | tuple) and isinstance(value, str):
         value = [part.strip() for part in value.split(",")]  # npt,kgcoop on a command line
     if isinstance(old, float) and type(value) is int:
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if isinstance(old, list | tuple) and isinstance(value, list | tuple):
         return type(old)(_coerced(v, old[0], name) if old else v for v in value)
     if old is not None and type(value) is not type(old):
         kind = _KINDS.get(type(old), type(old).__name__)
-        raise UserError(f"{name} must be {kind}, such as {old!r}; got {value!r}")
+        raise UserError(f"{name} must be {kind}, such as {old!r}; got {value!r:.200}")
     return value

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from promptclip import pictures as picture_files
 from promptclip import splits
 from promptclip.benchmark import list_class_folders, read_classnames
-from promptclip.errors import UserError
+from promptclip.errors import UserError, printable
 from promptclip.few_shot import PARTS, Picture, refuse_outside
 from promptclip.files import content_hash
 from promptclip.pictures import SUFFIXES
@@ -77,7 +77,7 @@ class OwnData:
             return beside
         from promptclip.emoji import default_root
 
-        digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
         return default_root() / "splits" / f"{self.path.stem}-{digest}.json"
 
     @cached_property
@@ -166,11 +166,15 @@ def read(path: str | Path) -> OwnData:
     return OwnData(path, folder, parts, pictures, template, tuple(remarks))
 
 
-def check(data: OwnData) -> None:
+def check(data: OwnData, *, skip: bool = False) -> None:
     """Look at the head of every picture, and tell what is left out.
 
+    Args:
+        data: what a folder or an index says.
+        skip: what cannot be read may be left out of a run.
+
     Raises:
-        UserError: if some are no pictures, or cannot be read.
+        UserError: if some are no pictures, or cannot be read, unless they may be left out.
     """
     for remark in data.remarks:
         log.warning("%s", remark)
@@ -187,17 +191,22 @@ def check(data: OwnData) -> None:
     with picture_files.quiet(), ThreadPoolExecutor() as pool:
         bad = [trouble for found in pool.map(look, ([path] for path in paths)) for trouble in found]
     if bad:
-        raise UserError(
+        found = (
             f"{data.path}: {len(bad)} of {len(paths)} pictures cannot be read, the first is "
-            f"{paths[bad[0].path]} ({bad[0].detail}); replace or remove them"
+            f"{paths[bad[0].path]} ({bad[0].detail})"
         )
+        if not skip:
+            raise UserError(
+                f"{found}; replace or remove them, or leave them out with DATASET.BAD_IMAGES skip"
+            )
+        log.warning("%s; runs leave them out", printable(found))
 
 
 def _read_template(file: Path) -> str:
     if not file.is_file():
         return TEMPLATE
     try:
-        lines = file.read_text(encoding="utf-8").strip().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
     if len(lines) != 1 or "{}" not in lines[0] or re.sub("[^{}]", "", lines[0]) != "{}":

@@ -266,8 +266,14 @@ def context_tokens(
 
 
 def word_vectors(clip: FrozenCLIP, text: str) -> Tensor:
-    """Vectors of the tokens of some words, "_" read as a space, in fp32, [n, D]."""
+    """Vectors of the tokens of some words, "_" read as a space, in fp32, [n, D].
+
+    Raises:
+        UserError: if there are none.
+    """
     words = _own_tokens(text.replace("_", " "))[:-1]
+    if not words:
+        raise UserError(f"{text!r} has no word to start from; give some, such as a_photo_of_a")
     return clip.token_embedding[torch.tensor(words, device=clip.device)].float()
 
 

@@ -114,7 +114,7 @@ def base2new(
         UserError: for unusable input, before anything is run.
     """
     given = Settings(**settings)
-    data = data_sets.find(dataset)
+    data = data_sets.find(dataset, given.overrides)
     plan = plan_base2new(methods, data, given, shots=[shots], parts=parts)
     # The table of one half finds the other; those of other data sets are not asked for.
     return _carry_out(plan, given, "base2new", HALVES["base"], plan.dataset, f"shots_{shots}")
@@ -132,7 +132,7 @@ def fewshot(
     Arguments, result and errors as of `base2new`, but for `shots`: one or more numbers.
     """
     given = Settings(**settings)
-    plan = plan_fewshot(methods, data_sets.find(dataset), given, shots=shots)
+    plan = plan_fewshot(methods, data_sets.find(dataset, given.overrides), given, shots=shots)
     return _carry_out(plan, given, "fewshot", plan.dataset)
 
 
@@ -171,7 +171,7 @@ def imbalance(
     rarest class's training pictures to the most frequent one's, see `promptclip.imbalance`.
     """
     given = Settings(**settings)
-    data = data_sets.find(dataset)
+    data = data_sets.find(dataset, given.overrides)
     plan = plan_imbalance(methods, data, given, shots=[shots], ratios=ratios)
     return _carry_out(plan, given, "imbalance", plan.dataset)
 
@@ -186,7 +186,7 @@ def _transfer(
     **settings: Any,
 ) -> int:
     given = Settings(**settings)
-    data, *others = map(data_sets.find, [source, *targets])
+    data, *others = (data_sets.find(name, given.overrides) for name in [source, *targets])
     plan = PLANS[protocol](methods, data, given, shots=[shots], targets=others)
     return _carry_out(plan, given, protocol, plan.dataset)
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import promptclip
 from promptclip import imbalance
-from promptclip.files import content_hash, write_json
+from promptclip.errors import UserError
+from promptclip.files import content_hash, read_json, read_json_mapping, write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -44,9 +45,10 @@ def collect(
     Returns:
         JSON content; accuracies in percent at full precision, memory in bytes. `metrics` is None
         if nothing was tested. `collapse` is there if `TEST.COLLAPSE_METRICS` asked for it,
-        `num_train` of every class and `groups` (head, medium, tail) if `trained` and the benchmark
-        is one of promptclip's.
+        `skipped` if DATASET.BAD_IMAGES lets pictures be left out, `num_train` of every class and
+        `groups` (head, medium, tail) if `trained` and the benchmark is one of promptclip's.
     """
+    from promptclip import bad_pictures
     from promptclip.config import config_hash
 
     evaluator = trainer.evaluator
@@ -55,6 +57,7 @@ def collect(
     model = getattr(trainer, "model", None)
     chosen = dict(getattr(model, "chosen", {}))
     classes = per_class(evaluator._y_true, evaluator._y_pred, classnames)
+    skipped = getattr(trainer.dm.dataset, "skipped", None)
     known = trained and hasattr(trainer.dm.dataset, "class_order")
     return {
         "schema": SCHEMA,
@@ -67,6 +70,7 @@ def collect(
         "per_class": classes,
         **(_by_training(classes, trainer.dm.dataset) if known else {}),
         **({} if collapse is None else {"collapse": collapse}),
+        **({} if skipped is None else {"skipped": bad_pictures.summary(skipped)}),
         "trainable_parameters": _trainable(trainer),
         "transfers": getattr(model, "transfers", True),
         # Hyper-parameters that the method chose, and where; "none" if all are those of `config`
@@ -144,13 +148,26 @@ def write(result: Mapping[str, Any], folder: str | Path) -> None:
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
-    """The result in a folder; None if there is none, or not a whole one as it was written."""
+    """The result in a folder; None if there is none, or not a whole one as it was written.
+
+    Raises:
+        UserError: if it is of a newer version: to this one it says nothing, but it is whole.
+    """
+    file = Path(folder, RESULT_FILE)
     try:
-        result = json.loads(Path(folder, RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(result, dict) and result.get("schema") == SCHEMA
-    if not whole or result.pop("checksum", None) != content_hash(result):
+        result = read_json(file)
+        schema = result.get("schema") if isinstance(result, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise UserError(
+                f"{file} has schema {schema}, of a newer promptclip, and this one reads {SCHEMA}; "
+                "install the newer one, or move the folder away"
+            )
+        whole = schema == SCHEMA
+        if not whole or result.pop("checksum", None) != content_hash(result):
+            return None
+    except UserError:
+        raise
+    except (OSError, ValueError):  # ValueError: no JSON, or numbers that are none
         return None
     return dict(result)
 
@@ -163,13 +180,13 @@ def failed(folder: str | Path, error: BaseException) -> None:
 
 def read_failure(folder: str | Path) -> dict[str, str] | None:
     """The record of a failed run; None if there is none."""
+    unknown = {"error": "unknown", "message": "", "date": ""}
     try:
-        record = json.loads(Path(folder, FAILURE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        return {"error": "unknown", "message": str(error), "date": ""}
-    return dict(record)
+        record = read_json_mapping(Path(folder, FAILURE_FILE))
+    except UserError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        return None if missing else unknown | {"message": str(error)}
+    return {key: str(record.get(key, value)) for key, value in unknown.items()}
 
 
 def _now() -> str:
@@ -227,7 +244,7 @@ def _git() -> dict[str, Any] | None:
     try:
         commit, status = (
             subprocess.run(
-                ["git", "-C", str(root), *command],
+                ["git", "--no-optional-locks", "-C", str(root), *command],
                 capture_output=True,
                 text=True,
                 timeout=20,

@@ -19,8 +19,8 @@ from yacs.config import CfgNode
 
 from promptclip import imbalance, plugins, results, trouble
 from promptclip.config import config_difference, config_hash
-from promptclip.errors import UserError
-from promptclip.files import write_json
+from promptclip.errors import UserError, number_in_environment
+from promptclip.files import read_json_mapping, write_json
 from promptclip.lock import LOCK_FILE, locked
 from promptclip.stopping import stop_behind
 
@@ -57,7 +57,7 @@ def run(
         KeyboardInterrupt: if it was stopped; that is no failure, and started again it goes on.
     """
     how: dict[str, Any] = {"eval_only": eval_only, "model_dir": model_dir, "load_epoch": load_epoch}
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if number_in_environment("WORLD_SIZE", 1) == 1:
         return _run(cfg, no_train=no_train, **how)
     from promptclip import parallel
 
@@ -254,8 +254,17 @@ def _identity(model_dir: str) -> str:
     """What was trained in a folder; its path where that is not on record."""
     file = Path(model_dir) / RUN_FILE
     if model_dir and file.is_file():
-        return str(json.loads(file.read_text(encoding="utf-8"))["config_hash"])
+        return str(_record(file)["config_hash"])
     return str(Path(model_dir).resolve()) if model_dir else ""
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """What a run.json says."""
+    remedy = f"it is damaged; delete the folder {file.parent} to run it anew"
+    record = read_json_mapping(file, remedy)
+    if missing := {*_purpose("", False, "", None), "config"} - record.keys():
+        raise UserError(f"{file}: expected {', '.join(sorted(missing))}; {remedy}")
+    return record
 
 
 def _conflict(folder: Path, purpose: Mapping[str, Any], cfg: Callable[[], CfgNode]) -> str:
@@ -264,7 +273,7 @@ def _conflict(folder: Path, purpose: Mapping[str, Any], cfg: Callable[[], CfgNod
     if not file.is_file():
         found = any(folder.glob("*/checkpoint"))
         return f"holds checkpoints without a {RUN_FILE} beside them" if found else ""
-    other = json.loads(file.read_text(encoding="utf-8"))
+    other = _record(file)
     different = [key for key in purpose if purpose[key] != other[key]]
     if not different:
         return ""
@@ -277,7 +286,7 @@ def _conflict(folder: Path, purpose: Mapping[str, Any], cfg: Callable[[], CfgNod
 @contextlib.contextmanager
 def traceless(folder: Path) -> Iterator[Callable[[], None]]:
     """Take back the folders and files made inside, unless what this yields is called."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     kept = False
 
     def keep() -> None:
@@ -288,9 +297,9 @@ def traceless(folder: Path) -> Iterator[Callable[[], None]]:
         yield keep
     finally:
         if not kept and folder in made:
-            for file in (*folder.glob("log.txt*"), folder / LOCK_FILE):
-                file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # somebody else has put something there
+                for file in (*folder.glob("log.txt*"), folder / LOCK_FILE):
+                    file.unlink(missing_ok=True)
                 for path in made:
                     path.rmdir()
 

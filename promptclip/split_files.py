@@ -34,7 +34,7 @@ from promptclip.few_shot import (
     split_hash,
     write_sample,
 )
-from promptclip.files import write_bytes
+from promptclip.files import read_json, write_bytes
 
 if TYPE_CHECKING:
     from promptclip.benchmark import Benchmark
@@ -176,7 +176,7 @@ def export(place: Benchmark, file: Path, shots: int | None = None, seed: int | N
             identity = {"benchmark": name, "shots": shots, "seed": seed}
             write_sample(file, identity, parts["train"], parts["val"])
         elif file.suffix in (".jsonl", ".csv"):
-            write_bytes(_lines(parts, file.suffix).encode(), file)
+            write_bytes(_lines(parts, file.suffix).encode(errors="surrogateescape"), file)
         else:
             raise UserError(f"{file}: expected a name that ends with .json, .jsonl or .csv")
     except OSError as error:
@@ -207,7 +207,7 @@ def read_rows(file: Path) -> _Rows:
 
 
 def _read_json(file: Path) -> _Rows:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected an object with train, val or test")
     rows = {}

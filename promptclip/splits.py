@@ -8,7 +8,6 @@ picture that is added moves few others.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -100,21 +99,6 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_json_mapping(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: if it cannot be read or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, got {type(content).__name__}")
-    return content
-
-
 def read_mat(path: Path, name: str) -> Any:
     """A variable of a Matlab file, as a numpy array.
 
@@ -133,10 +117,13 @@ def _by_class(pictures: Iterable[Picture], seed: int) -> list[list[Picture]]:
     classes: dict[int, list[Picture]] = {}
     for picture in pictures:
         classes.setdefault(picture.label, []).append(picture)
-    return [
-        sorted(classes[label], key=lambda p: hashlib.sha256(f"{seed} {p.path}".encode()).digest())
-        for label in sorted(classes)
-    ]
+
+    def order(picture: Picture) -> bytes:
+        # A name that is no UTF-8 is hashed as it lies on the disk.
+        text = f"{seed} {picture.path}".encode(errors="surrogateescape")
+        return hashlib.sha256(text).digest()
+
+    return [sorted(classes[label], key=order) for label in sorted(classes)]
 
 
 def _ordered(split: Split) -> Split:

@@ -7,6 +7,7 @@ A method is a frozen dataclass of options, a `PromptModel` that says what is lea
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from promptclip import parallel, regularizers
+from promptclip import bad_pictures, parallel, regularizers
 from promptclip.benchmark import PictureSet
+from promptclip.clip.layout import not_finite
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
 from promptclip.clip.tokenizer import tokenize
@@ -242,9 +244,13 @@ def readable(classnames: Sequence[str]) -> list[str]:
     """Class names as they stand in a prompt: "_" read as a space, no white space around.
 
     Raises:
-        UserError: a name is empty, or has nothing that CLIP's tokenizer reads.
+        UserError: a name is empty, is no text, or has nothing that CLIP's tokenizer reads.
     """
     names = [" ".join(name.replace("_", " ").split()) for name in classnames]
+    if strange := [name for name in names if not _is_text(name)]:
+        raise UserError(
+            f"the class name {strange[0]!r} is no text in UTF-8; rename the class or its folder"
+        )
     tokens = tokenize(names)
     for label, end in enumerate(tokens.argmax(-1).tolist()):
         if end == 1:  # behind the start of the text
@@ -261,6 +267,14 @@ def readable(classnames: Sequence[str]) -> list[str]:
             ", ".join(map(repr, twins)),
         )
     return names
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Origin(nn.Module):
@@ -335,14 +349,29 @@ class PromptTrainer(TrainerX):
         super().__init__(cfg)
 
     def check_cfg(self, cfg: Any) -> None:
-        """Read the method's options, which checks them."""
+        """Read the method's options, which checks them.
+
+        Raises:
+            UserError: for a value that the method cannot use.
+        """
+        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
+            raise UserError(
+                f"{type(self).__name__} takes one transformed view of a picture; set "
+                "INPUT.NO_TRANSFORM False and DATALOADER.K_TRANSFORMS 1"
+            )
         node = cfg.TRAINER[type(self).__name__.upper()]
         self.options = self.Options(**{f.name: node[f.name.upper()] for f in fields(self.Options)})
         self.regularizers = regularizers.build(cfg)
 
     def build_data_loader(self) -> None:
         """Dassl's loaders over pictures that are decoded once where they fit into memory."""
-        dm = DataManager(self.cfg, dataset_wrapper=PictureSet)
+        try:
+            dm = DataManager(self.cfg, dataset_wrapper=PictureSet)
+        except ValueError as error:  # of the engine: what in the configuration does not fit
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"the data cannot be loaded as configured: {error}") from error
+        bad_pictures.check_support(self.cfg, dm.dataset)
         self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
         self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
         self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
@@ -360,6 +389,7 @@ class PromptTrainer(TrainerX):
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
             memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
         )
+        clip.check_size(cfg.INPUT.SIZE)
         if self.Model.prompts_image and clip.visual is not None:
             raise UserError(
                 f"{type(self).__name__} puts prompts into a vision transformer, but the image "
@@ -395,8 +425,12 @@ class PromptTrainer(TrainerX):
         elif self.num_trainable:
             for name, learner in learners.items():
                 optim_cfg = self.optim_cfg(name)
-                optim = build_optimizer(learner, optim_cfg)
-                self.register_model(name, learner, optim, build_lr_scheduler(optim, optim_cfg))
+                try:
+                    optim = build_optimizer(learner, optim_cfg)
+                    schedule = build_lr_scheduler(optim, optim_cfg)
+                except (ValueError, TypeError) as error:
+                    raise UserError(f"OPTIM cannot be as configured: {error}") from error
+                self.register_model(name, learner, optim, schedule)
 
     def optim_cfg(self, learner: str) -> Any:
         """The node OPTIM, from which a method may derive another for one of its learners."""
@@ -408,10 +442,31 @@ class PromptTrainer(TrainerX):
 
     def before_train(self) -> None:
         """Decode the training pictures here, so that loader workers inherit them."""
+        bad_pictures.remember(self.dm.dataset, self.output_dir)
         self.train_loader_x.dataset.decode()
         for regularizer in self.regularizers:
             regularizer.prepare(self)
         super().before_train()
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """As in Dassl.
+
+        Raises:
+            UserError: RESUME names a folder without checkpoints, or they cannot be read.
+        """
+        try:
+            epoch: int = super().resume_model_if_exist(directory)
+        except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{directory}: the training there cannot go on ({error}); its files are damaged or "
+                "of another run: delete the folder, or give another --output-dir"
+            ) from error
+        if self.cfg.RESUME and not epoch:
+            raise UserError(
+                f"RESUME: there is no checkpoint of {type(self).__name__} in {directory} to go on "
+                "from; give the output folder of such a run, or leave it away"
+            )
+        return epoch
 
     def fit(self) -> None:
         """Compute what a `fitted` model learns."""
@@ -637,13 +692,19 @@ class PromptTrainer(TrainerX):
         """Load the learned tensors strictly; the classes may be others than in training.
 
         Args:
-            directory: a run's output folder; nothing is loaded if empty.
+            directory: a run's output folder.
             epoch: that epoch's checkpoint; else the best on validation.
 
         Raises:
-            UserError: the checkpoint is of another method, backbone or shape.
+            UserError: no folder is given, or the checkpoint is of another method, backbone or
+                shape.
         """
-        if not directory or not self._models:
+        if self._models and not directory:
+            raise UserError(
+                f"{type(self).__name__} must be trained before it is tested; give the folder of "
+                "a training as --model-dir"
+            )
+        if not self._models:
             log.info("Nothing to load")
             return
         file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
@@ -679,11 +740,21 @@ def _without_image_prompts() -> list[str]:
 
 def _read_checkpoint(path: str) -> dict[str, Any]:
     """Dassl's dictionary, and its `path`."""
+    file = Path(path)
+    if not file.is_file():
+        there = sorted(other.name for other in file.parent.glob("model*"))
+        holds = f"the folder holds {', '.join(there)}" if there else "there is none in the folder"
+        raise UserError(f"no checkpoint {path}: {holds}; train first, or set --load-epoch")
     try:
-        checkpoint: dict[str, Any] = load_checkpoint(path)
-    except FileNotFoundError as error:
-        raise UserError(f"no checkpoint {path}; train first, or set --load-epoch") from error
-    return checkpoint | {"path": path}
+        checkpoint = load_checkpoint(path)
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(
+            f"{path} cannot be read as a checkpoint of tensors and plain values "
+            f"({type(error).__name__}); it is damaged, or holds what could run code: take another"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "epoch"} <= checkpoint.keys():
+        raise UserError(f"{path}: expected state_dict and epoch, as Dassl saves them; take another")
+    return {**checkpoint, "path": path} | {"path": path}
 
 
 def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -693,6 +764,10 @@ def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     if origin not in state:
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
         state[origin] = model.state_dict()[origin]
+    if broken := not_finite(state):
+        raise UserError(
+            f"{path}: {broken} has numbers that are not finite; take another checkpoint"
+        )
     # First, as it names what does not fit; a learner itself may not understand its tensors then
     model.get_submodule("origin").set_extra_state(state[origin])
     try:

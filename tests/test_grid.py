@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import fcntl
@@ -675,8 +676,8 @@ def test_estimates_take_what_is_most_alike():
 
 def test_numbers_with_spans():
     assert grid.spans("1-3,8 16") == [1, 2, 3, 8, 16]
-    for text, message in {"1-x": "invalid literal", "3-1": "backwards", "-1": "invalid"}.items():
-        with pytest.raises(ValueError, match=message):
+    for text in ("1-x", "3-1", "-1", "1,,2-", "1-99999999999"):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 1,2 or 1-3, got '"):
             grid.spans(text)
 
 

@@ -234,7 +234,7 @@ def test_unreadable_pictures_are_named_before_anything_runs(unsplit, index):
     (unsplit / "blue owl" / "3.png").write_bytes(b"no picture")
     (unsplit / "blue owl" / "4.png").write_bytes(b"")
     text = message_of(data_sets.find, str(unsplit))
-    assert "2 of 40 pictures cannot be read, the first is blue owl/3.png (cannot identify" in text
+    assert "2 of 40 pictures cannot be read, the first is blue owl/3.png (it is no whole" in text
     rows = ["Red_dog/1.png,a", "Red_dog/2.png,a", "Red_dog/99.png,b", "Red_dog/3.png,b"]
     file = index(rows=rows)
     assert "1 of 4 pictures cannot be read, the first is Red_dog/99.png" in message_of(

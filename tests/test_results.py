@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptclip import results
+from promptclip.errors import UserError
 from promptclip.results import metrics, per_class
 
 TRUE = [0, 0, 0, 1, 1, 3]
@@ -119,7 +120,7 @@ def test_a_torn_result_is_none(tmp_path: Path, result: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [("50.0", "51.0"), ('"seed": 3', '"seed": 4'), ('"schema": 1', '"schema": 2')]
+    "change", [("50.0", "51.0"), ("50.0", "NaN"), ('"seed": 3', '"seed": 4'), ("1,", "0,")]
 )
 def test_an_edited_result_is_none(
     tmp_path: Path, result: dict[str, Any], change: tuple[str, str]
@@ -129,6 +130,12 @@ def test_an_edited_result_is_none(
     assert change[0] in path.read_text()
     path.write_text(path.read_text().replace(*change, 1))
     assert results.read(tmp_path) is None
+
+
+def test_a_result_of_a_newer_version_is_left_alone(tmp_path: Path, result: dict[str, Any]) -> None:
+    results.write(result | {"schema": 2}, tmp_path)
+    with pytest.raises(UserError, match="schema 2, of a newer promptclip, and this one reads 1"):
+        results.read(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "7", "null", "{}", '{"schema": 1}', "\udcff"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from promptclip.errors import UserError
+from promptclip.files import expanded
 
 # openai/CLIP d05afc4, clip/clip.py, _MODELS: addresses end in SHA-256/FILE.
 _ADDRESS = "https://openaipublic.azureedge.net/clip/models/"
@@ -46,7 +47,7 @@ def openai_weights(name: str) -> Path:
     """
     address = _ADDRESS + OPENAI[name]
     sha256, file_name = OPENAI[name].split("/")
-    path = Path(os.environ.get("CLIP_CACHE") or "~/.cache/clip").expanduser() / file_name
+    path = expanded(os.environ.get("CLIP_CACHE") or "~/.cache/clip") / file_name
     if not path.exists():
         download(address, path, sha256)
     elif (came := _sha256(path)) != sha256:

@@ -76,7 +76,8 @@ def check_tensors(
         visual: the image tower where it is not a vision transformer; it names its own tensors.
 
     Raises:
-        UserError: if one is missing, is not known, or has another shape; naming the first.
+        UserError: if one is missing, is not known, has another shape or holds what is no number;
+            naming the first.
     """
     shapes = _text_shapes(config, _hidden(state_dict, "transformer.", config.text_width))
     if visual is None:
@@ -94,6 +95,8 @@ def check_tensors(
     for name, shape in shapes.items():
         if (came := tuple(state_dict[name].shape)) != shape:
             raise UserError(f"the shape of {name} must be {list(shape)}, is {list(came)}")
+    if broken := not_finite(state_dict):
+        raise UserError(f"{broken} has numbers that are not finite; get the file again")
     if config.activation not in {"quick_gelu", "gelu"}:
         raise UserError(f'the activation must be "quick_gelu" or "gelu", is {config.activation!r}')
     for tower, width, heads in (
@@ -105,6 +108,17 @@ def check_tensors(
                 f"the {tower} tower's width must be a multiple of its heads, is "
                 f"{width} with {heads} heads"
             )
+
+
+def not_finite(tensors: Mapping[str, object]) -> str:
+    """The name of the first tensor that holds NaN or an infinite number; "" if none does."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # Two numbers, without a copy of the others; NaN is both the least and the greatest.
+        if not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
+            return name
+    return ""
 
 
 def build_resnet(state_dict: Mapping[str, Tensor], config: CLIPConfig) -> nn.Module | None:

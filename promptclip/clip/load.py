@@ -35,6 +35,7 @@ from promptclip.clip.download import OPENAI, openai_weights
 from promptclip.clip.layout import StateDict, build_resnet, check_tensors, infer_config
 from promptclip.clip.model import PRECISIONS, FrozenCLIP
 from promptclip.errors import UserError
+from promptclip.files import expanded
 
 Source = str | Path | nn.Module
 
@@ -139,7 +140,7 @@ def _from_name(name: str) -> tuple[StateDict, dict[str, Any]]:
         return _read_file(openai_weights(name))
     if name == "tiny-emoji":
         return _read_file(TINY_EMOJI)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         names = ["tiny-emoji", *OPENAI]
         close = get_close_matches(name, names, n=1)

@@ -10,6 +10,7 @@ and nothing has to be patched. The text tower has two paths with equal results:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -287,6 +288,28 @@ class FrozenCLIP(nn.Module):
 
     # ---------------------------------------------------------------- images
 
+    def check_size(self, size: Sequence[int]) -> None:
+        """Refuse pictures that are not cut into as many patches as there are positions.
+
+        Args:
+            size: height and width in pixels.
+
+        Raises:
+            UserError: naming both numbers.
+        """
+        size, expected = tuple(size), self.config.image_size
+        if self.visual is not None:
+            fits, parts = size == (expected, expected), ""
+        else:
+            patches = math.prod(side // self.config.patch_size for side in size)
+            wanted = len(self.visual_positions) - 1
+            fits, parts = patches == wanted, f" ({patches} patches instead of {wanted})"
+        if not fits:
+            raise UserError(
+                f"this CLIP takes pictures of {expected} x {expected} pixels, got "
+                f"{size[0]} x {size[1]}{parts}; set INPUT.SIZE ({expected}, {expected})"
+            )
+
     def encode_image(
         self, image: Tensor | EncodedImages, prompter: Prompter | None = None
     ) -> Tensor:
@@ -315,14 +338,9 @@ class FrozenCLIP(nn.Module):
                 )
             features: Tensor = self.visual(image.to(self.dtype))
             return features
+        self.check_size(image.shape[-2:])
         patches = F.conv2d(image.to(self.dtype), self.patch_weight, stride=self.config.patch_size)
         patches = patches.flatten(2).transpose(1, 2)
-        if patches.shape[1] + 1 != len(self.visual_positions):
-            raise UserError(
-                f"this CLIP takes pictures of {self.config.image_size} pixels "
-                f"({len(self.visual_positions) - 1} patches), got {tuple(image.shape[-2:])} "
-                f"({patches.shape[1]} patches); set INPUT.SIZE"
-            )
         first = self.class_embedding.expand(len(patches), 1, -1)
         x = torch.cat([first, patches.to(self.residual_dtype)], 1) + self.visual_positions
         own = x.shape[1]

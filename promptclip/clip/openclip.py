@@ -11,6 +11,7 @@ from torch import nn
 
 from promptclip.clip.download import OPENAI, openai_weights
 from promptclip.errors import UserError
+from promptclip.files import expanded
 
 SUPPORTED = (
     "supported are CLIP's vision transformer or ResNet together with its causal text transformer "
@@ -165,7 +166,7 @@ def _weights(model: str, weights: str, trained: Mapping[str, Any]) -> Path:
                 f"open_clip could not get the weights {weights} of {model} "
                 f"({trained['hf_hub'] or trained['url']}): {error}".replace("\n", " ")
             ) from error
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise UserError(

@@ -34,19 +34,29 @@ DEFAULTS: dict[str, Any] = {
 }
 _TEXTS = ("cfg", "root", "output", "name")
 _SECTIONS = ("set", "slurm")
+_MOST = 100_000  # numbers of a span
 # What the commands of a folder take; all others take everything but --watch.
 _TAKES = {"status": {"output", "watch"}, "work": {"output", "workers", "gpus", "per_gpu"}}
 
 
 def spans(text: str) -> list[int]:
-    """Whole numbers, with 1-3 for 1, 2, 3; argparse shows this function's name in its error."""
+    """Whole numbers, with 1-3 for 1, 2, 3.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
     found: list[int] = []
     for word in names(text):
         first, dash, last = word.partition("-")
-        numbers = range(int(first), int(last if dash else first) + 1)
-        if not numbers:
-            raise ValueError(f"{word} goes backwards")
-        found += numbers
+        try:
+            start, end = int(first), int(last if dash else first)
+        except ValueError:
+            start, end = 0, -1
+        if not 0 <= end - start < _MOST:
+            raise argparse.ArgumentTypeError(
+                f"expected whole numbers, such as 1,2 or 1-3, got {word!r}"
+            )
+        found += range(start, end + 1)
     return found
 
 
@@ -149,7 +159,7 @@ def _words(value: Any, split: Callable[[str], list[str]] = names) -> tuple[str, 
 def _numbers(given: Mapping[str, Any], key: str) -> tuple[int, ...]:
     try:
         return tuple(spans(",".join(_words(given[key]))))
-    except ValueError:
+    except argparse.ArgumentTypeError:
         raise UserError(f"{key} must be whole, such as 1,2 or 1-3; got {given[key]!r}") from None
 
 

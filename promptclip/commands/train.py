@@ -67,8 +67,13 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.data_folder and args.dataset_config_file:
         raise UserError("--data-folder and --dataset-config-file are two data sets; give one")
+    if (args.model_dir or args.load_epoch is not None) and not args.eval_only:
+        raise UserError(
+            "--model-dir and --load-epoch say what is tested, and would have no effect here; add "
+            "--eval-only, or go on with a training by giving its folder as --output-dir"
+        )
     text = data_sets.as_path(args.data_folder) if args.data_folder else args.dataset_config_file
-    data = data_sets.find(text) if text else None
+    data = data_sets.find(text, args.opts) if text else None
     flags = [(key, getattr(args, name)) for name, key in FLAG_KEYS.items()]
     cfg = build_cfg(
         args.trainer,

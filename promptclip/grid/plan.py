@@ -17,7 +17,7 @@ from promptclip.cell import Cell, Run
 from promptclip.config import Builder, configs_dir
 from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
-from promptclip.files import content_hash, write_json
+from promptclip.files import content_hash, read_json, write_json
 from promptclip.grid.sources import Sources
 from promptclip.protocols import PLANS, Plan, Settings
 from promptclip.tree import OWN_YAML, TARGETS, Place
@@ -116,7 +116,7 @@ def make(spec: Spec, output: str | Path, build: Builder | None = None) -> Plan:
     settings = Settings(spec.root, spec.seeds, spec.cfg, str(output), spec.overrides, build=build)
     own_shots: dict[str, Any] = {"shots": spec.shots} if spec.shots else {}
     methods, names = list(_methods(spec.methods)), list(_datasets(spec.datasets))
-    found = _found([*names, *spec.targets])
+    found = _found([*names, *spec.targets], spec.overrides)
     sources = dict.fromkeys(found[name] for name in names)
     targets = dict.fromkeys(found[name] for name in spec.targets)
     runs: dict[Place, Run] = {}
@@ -176,7 +176,14 @@ def load(folder: Path) -> Stored:
             f"{folder / PLAN_FILE} is of another version of promptclip; the command that made it "
             "makes it anew"
         )
-    asked, output, build = content["asked"], str(_output(folder)), Builder()
+    try:
+        return _stored(content, str(_output(folder)))
+    except (LookupError, TypeError, ValueError) as error:
+        raise _damaged(folder / PLAN_FILE, error) from error
+
+
+def _stored(content: Mapping[str, Any], output: str) -> Stored:
+    asked, build = content["asked"], Builder()
     cells: list[Cell] = []
     for record in content["cells"]:
         place = Place(**record["place"])
@@ -250,14 +257,19 @@ def _content(folder: Path) -> dict[str, Any]:
     """
     file = folder / PLAN_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no grid: there is no {PLAN_FILE}") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete it") from None
-    if not isinstance(content, dict) or not {"schema", "asked"} <= content.keys():
-        raise UserError(f"{file} is damaged (it is no plan); delete it")
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from None
+    asked = content.get("asked") if isinstance(content, dict) else None
+    if not isinstance(asked, dict) or "schema" not in content:
+        raise _damaged(file, "it is no plan")
     return content
+
+
+def _damaged(file: Path, why: object) -> UserError:
+    return UserError(f"{file} is damaged ({why}); delete it")
 
 
 def _methods(names: Iterable[str]) -> Iterator[str]:
@@ -277,13 +289,13 @@ def _datasets(names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def _found(names: Iterable[str]) -> dict[str, DataSet]:
+def _found(names: Iterable[str], chosen: Sequence[object]) -> dict[str, DataSet]:
     """The data set of each name; own pictures are read here and nowhere else in a plan.
 
     Raises:
         UserError: for an unknown one, and if two have one place in the output tree.
     """
-    found = {name: data_sets.find(name) for name in dict.fromkeys(names)}
+    found = {name: data_sets.find(name, chosen) for name in dict.fromkeys(names)}
     known: dict[str, DataSet] = {}
     for data in found.values():
         if known.setdefault(data.name, data) != data:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from promptclip.errors import UserError
+from promptclip.errors import UserError, number_in_environment
 from promptclip.grid import journal
 from promptclip.grid.queue import LOGS, Queue, tail
 from promptclip.grid.worker import GRACE, NOTHING_LEFT, WAS_STOPPED, WORN_OUT
@@ -60,8 +60,8 @@ def seats(
 
 def cores() -> int:
     """The number of cores that this process may use; on a cluster, those of its job."""
-    if allotted := os.environ.get("SLURM_CPUS_ON_NODE", ""):
-        return int(allotted)
+    if allotted := number_in_environment("SLURM_CPUS_ON_NODE", 0):
+        return allotted
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -171,7 +171,7 @@ def configuration(text: str) -> dict[str, Any] | None:
         return None
     try:
         config = yaml.safe_load(section[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
     whole = isinstance(config, dict) and all(
         isinstance(config.get(key), dict) and "NAME" in config[key]

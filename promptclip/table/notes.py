@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from promptclip.errors import printable
 from promptclip.table import layout
 from promptclip.table.found import Found, Key, difference
 
@@ -30,10 +31,10 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
                 yield f"{name}, {spot.column} seed {spot.seed} {read.detail}"
             if read.accuracy is None:
                 continue
-            if read.pictures and (place := read.place):
+            if (sample_hash := read.result.get("split_hash")) and (place := read.place):
                 sample = (place.benchmark, place.shots, spot.seed, place.ratio or 1.0)
                 hashes = samples.setdefault(sample, {})
-                hashes.setdefault(read.pictures, row.method)
+                hashes.setdefault(sample_hash, row.method)
                 split = (read.result.get("split_origin"), read.result.get("split_file_hash"))
                 whose = whole.setdefault(place.benchmark, {}).setdefault(split, [])
                 whose.append(f"{row.method} ({row.cfg}) seed {spot.seed}")
@@ -42,6 +43,7 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
     for on, methods in tuned.items():
         names = ", ".join(dict.fromkeys(methods))
         yield f"{names}: hyper-parameters chosen on {on} pictures in each run"
+    yield from _skip_notes(found)
     for dataset, splits in sorted(whole.items()):
         yield from _split_notes(dataset, splits)
     for (dataset, shots, seed, ratio), hashes in sorted(samples.items()):
@@ -52,6 +54,25 @@ def notes(found: Mapping[Key, Found]) -> Iterator[str]:
                 f"{' and '.join(hashes.values())} saw different pictures (split_hash), do not "
                 "compare them"
             )
+
+
+def _skip_notes(found: Mapping[Key, Found]) -> Iterator[str]:
+    """Which runs had fewer pictures than others, as some could not be read."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for row, outcomes in sorted(found.items()):
+        for spot, read in sorted(outcomes.items()):
+            skipped = read.result.get("skipped", {})
+            counts = [f"{x['number']} {part}" for part, x in skipped.items() if x["number"]]
+            if counts and read.place:
+                first = next(x["first"][0] for x in skipped.values() if x["number"])
+                what = f"{', '.join(counts)} pictures, such as {printable(first)}"
+                whose = f"{row.method} ({row.cfg}) {spot.column} seed {spot.seed}"
+                runs.setdefault((read.place.benchmark, what), []).append(whose)
+    for (dataset, what), names in runs.items():
+        yield (
+            f"{dataset}: {what}, could not be read and were left out (DATASET.BAD_IMAGES skip) of "
+            f"{', '.join(names)}"
+        )
 
 
 def _split_notes(dataset: str, splits: Mapping[_Split, Sequence[str]]) -> Iterator[str]:

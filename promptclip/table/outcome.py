@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from promptclip import results
+from promptclip.errors import UserError
 from promptclip.tree import OWN, OWN_YAML, Place
 
 
@@ -44,7 +45,10 @@ MISSING = Outcome()
 
 def of_run(place: Place, folder: Path) -> Outcome:
     """Read what a run has left in its folder."""
-    result = results.read(folder)
+    try:
+        result = results.read(folder)
+    except UserError as error:
+        return Outcome(problem="unreadable result.json of", detail=f"cannot be read: {error}")
     if result is None:
         if (folder / results.RESULT_FILE).exists():
             return Outcome(problem="damaged result.json of")
@@ -64,7 +68,7 @@ def of_run(place: Place, folder: Path) -> Outcome:
         return Outcome(problem="untested")
     return Outcome(
         accuracy=result["metrics"]["accuracy"],
-        pictures=result["split_hash"] or "",
+        pictures=_pictures(result),
         config=result["config"],
         seconds=sum(result["seconds"].values()),
         trainable_parameters=result["trainable_parameters"],
@@ -73,6 +77,13 @@ def of_run(place: Place, folder: Path) -> Outcome:
         place=place,
         result=result,
     )
+
+
+def _pictures(result: Mapping[str, Any]) -> str:
+    """The hash of the sample, and of what was left out of a run's pictures where something was."""
+    skipped = result.get("skipped", {}).items()
+    left_out = [f"{name}:{part['hash']}" for name, part in skipped if part["number"]]
+    return "-".join([result["split_hash"] or "", *left_out])
 
 
 @functools.cache

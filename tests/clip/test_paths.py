@@ -194,7 +194,7 @@ def test_too_many_tokens_name_the_class(pair):
 
 
 def test_wrong_picture_size(pair):
-    with pytest.raises(UserError, match=r"pictures of 32 pixels .16 patches., got \(48, 48\)"):
+    with pytest.raises(UserError, match="32 x 32 pixels, got 48 x 48 .36 patches instead of 16"):
         pair[0].encode_image(torch.randn(1, 3, 48, 48))
 
 

@@ -31,7 +31,7 @@ class _LogFile(logging.FileHandler):
     """The one log.txt of this process: appended to, flushed line by line."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, mode="a", encoding="utf-8")
+        super().__init__(path, mode="a", encoding="utf-8", errors="backslashreplace")
         self.setFormatter(_LINE)
         self.setLevel(logging.INFO)
 

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import shutil
+import stat
 import urllib.request
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ from PIL import Image
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+# Pillow reads many more, some through other programs: an EPS file is run by Ghostscript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -107,13 +111,18 @@ def read_image(path: str) -> Image.Image:
     """Return a picture in RGB.
 
     Raises:
-        OSError: if the file is missing, no picture, or truncated; names it.
+        OSError: if the file is missing, no picture or damaged; names it.
     """
-    with open(path, "rb") as file:
-        try:
-            return Image.open(file).convert("RGB")
-        except OSError as error:
-            raise OSError(f'Cannot read the image "{path}": {error}') from error
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            raise OSError("it is no file")
+        with Image.open(path, formats=_FORMATS) as image:
+            picture: Image.Image = image.convert("RGB")
+            return picture
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # a damaged picture can raise anything
+        raise OSError(f'Cannot read the image "{path}": {error}') from error
 
 
 def collect_env_info() -> str:
