@@ -79,7 +79,7 @@ def test_a_disk_that_becomes_read_only(disk, mini, zygote, whole, count):
     status, said = zygote(args=args), zygote.said
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     assert status == 2, said
-    assert "the file system is read-only; write elsewhere" in said
+    assert "read-only file system" in said.lower()
     assert {path: path.read_bytes() for path in disk.rglob("*.pth.tar")} == before
     assert zygote(args=args) == 0, zygote.said
     assert outcome(disk / "run") == expected
