@@ -1,7 +1,7 @@
 # Sourced by the other scripts: goes to the top of the checkout and chooses the environment, which
 # is the active one (conda's base does not count), else .venv of this checkout where there is one.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null || exit
 if [ -f .venv/bin/activate ] && [ "${PROMPTCLIP_NO_VENV:-}" != 1 ] && [ -z "${VIRTUAL_ENV:-}" ] &&
     [ "${CONDA_DEFAULT_ENV:-base}" = base ]; then
     . .venv/bin/activate
