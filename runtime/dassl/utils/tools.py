@@ -19,6 +19,9 @@ import torch
 from PIL import Image
 
 T = TypeVar("T")
+# What pictures may be, by their content: for PostScript, say, Pillow would run another program.
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+OFFLINE = "PROMPTCLIP_OFFLINE"
 logger = logging.getLogger(__name__)
 
 
@@ -89,17 +92,48 @@ def set_random_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def download_url(url: str, dst: str) -> None:
-    """Download to a file, whole or not at all.
+def refuse_offline(url: str, place: str) -> None:
+    """Raise where the environment forbids the network, as promptclip does.
 
     Raises:
-        ValueError: if the address is not http(s).
+        RuntimeError: if the environment variable PROMPTCLIP_OFFLINE is set.
     """
-    if not url.startswith(("https://", "http://")):
-        raise ValueError(f"expected an http(s) address, got {url!r}")
+    if os.environ.get(OFFLINE, "0") not in ("", "0"):
+        raise RuntimeError(f"{url} is not downloaded, because {OFFLINE} is set; put it at {place}")
+
+
+class _TLSAlone(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to addresses over TLS and to no others."""
+
+    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+        """Refuse an address that is not over TLS.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        *_, url = args
+        _check_address(url)
+        return super().redirect_request(*args)
+
+
+def _check_address(url: str) -> None:
+    if not url.startswith("https://"):
+        raise ValueError(f"expected an https address, got {url!r}")
+
+
+def download_url(url: str, dst: str) -> None:
+    """Download to a file over TLS, whole or not at all.
+
+    Raises:
+        ValueError: if the address, or one that it leads to, is not https.
+        RuntimeError: if the environment variable PROMPTCLIP_OFFLINE is set.
+    """
+    _check_address(url)
+    refuse_offline(url, dst)
     logger.info('* url="%s"', url)
     logger.info('* destination="%s"', dst)
-    with urllib.request.urlopen(url) as response, atomic_write(dst) as file:
+    opener = urllib.request.build_opener(_TLSAlone)
+    with opener.open(url) as response, atomic_write(dst) as file:
         shutil.copyfileobj(response, file)
 
 
@@ -111,7 +145,7 @@ def read_image(path: str) -> Image.Image:
     """
     with open(path, "rb") as file:
         try:
-            return Image.open(file).convert("RGB")
+            return Image.open(file, formats=PICTURE_FORMATS).convert("RGB")
         except OSError as error:
             raise OSError(f'Cannot read the image "{path}": {error}') from error
 
