@@ -22,13 +22,12 @@ from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from promptclip import parallel, regularizers
+from promptclip import checkpoints, parallel, regularizers
 from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
@@ -384,7 +383,7 @@ class PromptTrainer(TrainerX):
             own_classes = () if model.transfers else model.classnames
             learner.origin = Origin(type(self).__name__, backbone, own_classes, model.chosen)
             if cfg.MODEL.INIT_WEIGHTS and name == "prompt_learner":
-                _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
+                _load_strictly(learner, cfg.MODEL.INIT_WEIGHTS)
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
@@ -521,6 +520,15 @@ class PromptTrainer(TrainerX):
         image, label = batch["img"], batch["label"]  # in pinned memory where there is CUDA
         return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Go on from the checkpoints in a folder, if there are any; gives the epochs completed.
+
+        Raises:
+            UserError: if they cannot be read or do not fit.
+        """
+        with checkpoints.told(directory, "delete its *.pth.tar files to start anew"):
+            return int(super().resume_model_if_exist(directory))
+
     def train(self) -> None:  # type: ignore[override]  # as in SimpleTrainer
         """Train or fit, and test; a method that learns nothing is only tested.
 
@@ -642,10 +650,9 @@ class PromptTrainer(TrainerX):
         for name, model in self._models.items():
             if name in self.model.training_only:
                 continue
-            checkpoint = _read_checkpoint(f"{directory}/{name}/{file}")
-            _load_strictly(model, checkpoint)
-            path, epoch_of = checkpoint["path"], checkpoint["epoch"]
-            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, epoch_of)
+            path = f"{directory}/{name}/{file}"
+            epoch_of = _load_strictly(model, path)
+            log.info('Loading weights to %s from "%s" (epoch = %s)', name, path, epoch_of)
 
 
 @contextmanager
@@ -669,25 +676,21 @@ def _without_image_prompts() -> list[str]:
     return [name for name, method in plugins.methods().items() if not method.Model.prompts_image]
 
 
-def _read_checkpoint(path: str) -> dict[str, Any]:
-    """Dassl's dictionary, and its `path`."""
-    try:
-        checkpoint: dict[str, Any] = load_checkpoint(path)
-    except FileNotFoundError as error:
-        raise UserError(f"no checkpoint {path}; train first, or set --load-epoch") from error
-    return checkpoint | {"path": path}
+def _load_strictly(model: nn.Module, path: str) -> Any:
+    """Load a checkpoint's tensors; refuse those of another method, backbone or shape.
 
-
-def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Load the learned tensors; refuse those of another method, backbone or shape."""
-    origin, path = "origin._extra_state", checkpoint["path"]
+    Returns:
+        The epoch that it is of.
+    """
+    origin, checkpoint = "origin._extra_state", checkpoints.read(path)
     state = {k: v for k, v in checkpoint["state_dict"].items() if k not in _FOREIGN_BUFFERS}
     if origin not in state:
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
         state[origin] = model.state_dict()[origin]
-    # First, as it names what does not fit; a learner itself may not understand its tensors then
-    model.get_submodule("origin").set_extra_state(state[origin])
     try:
+        with checkpoints.told(path):
+            # First, as it names what does not fit; a learner may not understand its tensors then
+            model.get_submodule("origin").set_extra_state(state[origin])
         model.load_state_dict(state)
     except RuntimeError as error:
         expected, found = (
@@ -698,3 +701,4 @@ def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
             f"{path} does not fit: expected {expected}, got {found}; the options that shape the "
             "prompts must be those of training (class-specific prompts cannot change classes)"
         ) from error
+    return checkpoint["epoch"]
