@@ -106,7 +106,7 @@ def checkout(tmp_path):
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     (folder / "runtime").mkdir()
-    for file in ("setup.py", "pyproject.toml", "runtime/pyproject.toml"):
+    for file in ("setup.py", "pyproject.toml", "constraints.txt", "runtime/pyproject.toml"):
         shutil.copy(ROOT / file, folder / file)
     return folder
 
@@ -124,6 +124,25 @@ def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_pa
     (checkout / "setup.py").write_text("# changed")
     bash(quickstart, **run, HAS_DASSL="1")
     assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]
+
+
+def test_quickstart_fills_its_own_environment_with_what_is_pinned(python, checkout, tmp_path):
+    (checkout / ".venv/bin").mkdir(parents=True)
+    for file in ("python", "activate"):
+        (checkout / ".venv/bin" / file).write_text("")
+        (checkout / ".venv/bin" / file).chmod(0o755)
+    for run in range(2):
+        done = bash(checkout / "scripts/quickstart.sh", PATH=python)
+        assert done.returncode == 0, done.stderr
+        *installed, protocol = calls(tmp_path)
+        pip = "-m pip install --quiet --disable-pip-version-check"
+        assert installed == [
+            f"{pip} --require-hashes --only-binary :all: -r constraints.txt",
+            f"{pip} -e .[emoji] -e ./runtime --no-build-isolation",
+        ]
+        assert protocol.startswith("-m promptclip base2new")
+        pins = checkout / "constraints.txt"
+        pins.write_text(pins.read_text() + f"# {run}\n")  # what is pinned has changed
 
 
 def test_results_runs_every_protocol_and_writes_the_page(python, checkout, tmp_path):
