@@ -1,5 +1,6 @@
 """promptclip: few-shot prompt tuning of CLIP as Dassl trainers."""
 
+import os
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -11,3 +12,7 @@ __version__ = "0.1.0"
 _root = Path(__file__).resolve().parent.parent
 if (_root / "trainers").is_dir() and (_root / "setup.py").is_file():
     __path__.append(str(_root))
+
+# Read when huggingface_hub is imported, which open_clip does: nothing is told about this machine.
+# (`promptclip.network` is what promptclip itself asks before it uses the network.)
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

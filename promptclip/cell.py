@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from promptclip import plugins, results
 from promptclip.config import Builder, config_hash, digest, hashed
 from promptclip.errors import UserError
 from promptclip.run import RUN_FILE, run, state
-from promptclip.tree import Place, of_shots
+from promptclip.tree import Place, find, of_shots
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class Cell:
     model: Cell | None
     build: Builder = field(compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a place that is none of the tree: a plan may come from somebody else.
+
+        Raises:
+            UserError: if its folder would lie elsewhere.
+        """
+        path = self.place.path
+        if ".." in path.parts or find(Path(os.sep, path)) != self.place:
+            raise UserError(f"{path} is no folder of a run below {self.output}")
+
     def cfg(self, seed: int = 0) -> CfgNode:
         """The configuration; of tests elsewhere as that of their training but for the data.
 
@@ -54,10 +65,10 @@ class Cell:
             self.config_file,
             root=self.root,
             seed=seed,
-            output_dir=str(Path(self.output, place.path)),
             overrides=[
                 *("DATASET.NUM_SHOTS", place.shots, "DATASET.SUBSAMPLE_CLASSES", place.classes),
                 *self.overrides,
+                *("OUTPUT_DIR", str(Path(self.output, place.path))),
             ],
         )
         if self.model is None:

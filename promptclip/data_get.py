@@ -12,9 +12,9 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from promptclip import plugins
+from promptclip import network, plugins
 from promptclip.benchmark import Benchmark
 from promptclip.data_sources import ARCHIVES, DATED, MIRROR, SOURCES, Download, Source
 from promptclip.errors import UserError
@@ -75,9 +75,11 @@ def plan(kind: type[Benchmark], download: Download, root: Path) -> str:
     """What `fetch` would do, with sizes.
 
     Raises:
-        UserError: if it cannot be done: something is in the way, or there is no room.
+        UserError: if it cannot be done: something is in the way, there is no room, or the network
+            is forbidden.
     """
     target = _target(kind, root)
+    _refuse_offline(kind, download, target)
     place = _workplace(target)
     free = shutil.disk_usage(place).free // 10**6
     needed = 2 * download.megabytes  # the archive and what is in it
@@ -105,10 +107,11 @@ def fetch(kind: type[Benchmark], download: Download, root: Path) -> Path:
         The benchmark's folder.
 
     Raises:
-        UserError: if something is in the way, the download fails, a checksum is wrong, or the
-            archive holds something else.
+        UserError: if something is in the way, the network is forbidden, the download fails, a
+            checksum is wrong, or the archive holds something else.
     """
     target = _target(kind, root)
+    _refuse_offline(kind, download, target)
     hidden = f".{target.name}-"
     try:
         with tempfile.TemporaryDirectory(prefix=hidden, dir=_workplace(target)) as work:
@@ -119,11 +122,25 @@ def fetch(kind: type[Benchmark], download: Download, root: Path) -> Path:
         raise
     except FAILURES as error:
         raise UserError(
-            f"{_name(kind)}: the download failed ({type(error).__name__}: {error}); nothing of "
+            f"{_name(kind)}: the download failed ({_first(error)}); nothing of "
             "it was kept. Try again later, or with a newer torchvision, or by hand: "
             f"{source_of(kind).page}"
         ) from error
     return target
+
+
+def _refuse_offline(kind: type[Benchmark], download: Download, target: Path) -> None:
+    network.refuse_offline(
+        f"{_name(kind)} (about {download.megabytes:,} MB, {source_of(kind).page})",
+        f"put it into {target} by hand; docs/data.md tells what must lie there",
+    )
+
+
+def _first(error: BaseException) -> str:
+    """The failure in whose wake others came: torchvision tries again, over a plain connection."""
+    while isinstance(error.__context__, FAILURES):
+        error = error.__context__
+    return f"{type(error).__name__}: {error}"
 
 
 def _target(kind: type[Benchmark], root: Path) -> Path:
@@ -152,7 +169,7 @@ def _fetched(kind: type[Benchmark]) -> list[str]:
 
 @contextlib.contextmanager
 def _careful() -> Iterator[None]:
-    """No connection hangs for ever, and no archive writes outside the folder it is unpacked in."""
+    """No connection is plain or hangs for ever, and no archive writes outside its folder."""
     if not hasattr(tarfile, "data_filter"):
         raise UserError(
             "this Python unpacks archives without care (PEP 706); update it to 3.10.12, 3.11.4 or "
@@ -160,12 +177,25 @@ def _careful() -> Iterator[None]:
         )
     timeout, unguarded = socket.getdefaulttimeout(), tarfile.TarFile.extraction_filter
     socket.setdefaulttimeout(TIMEOUT)
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    tarfile.TarFile.extraction_filter = staticmethod(_unpacked)
     try:
-        yield
+        with network.tls_alone():
+            yield
     finally:
         socket.setdefaulttimeout(timeout)
         tarfile.TarFile.extraction_filter = unguarded
+
+
+def _unpacked(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """What of a member of an archive is unpacked: nothing that leads up, nor devices and rights.
+
+    Python's own filter follows links to see where they end, and some versions of it lose their way
+    in long paths (CVE-2025-4517). Where neither names nor links lead up, none can end outside.
+    """
+    target = PurePosixPath(member.linkname if member.issym() or member.islnk() else "")
+    if target.is_absolute() or ".." in (*target.parts, *PurePosixPath(member.name).parts):
+        raise tarfile.TarError(f"{member.name!r} leads out of the folder that it is unpacked in")
+    return tarfile.data_filter(member, folder)
 
 
 def _download(download: Download, work: Path) -> None:

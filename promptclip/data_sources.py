@@ -30,7 +30,7 @@ class Download:
         torchvision: its class in `torchvision.datasets`.
         folder: what the class leaves, below its root, that CoOp calls the benchmark's folder.
         megabytes: of the archives.
-        archive: URL and MD5 of the archive, where the class itself has no checksum.
+        archive: URL and MD5 of the archive, where the class itself has no checksum or no TLS.
     """
 
     torchvision: str
@@ -93,7 +93,16 @@ SOURCES: dict[str, Source] = {
     "Food101": Source(
         "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         split=_drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl"),
-        download=Download("Food101", "food-101", 4996),
+        download=Download(
+            "Food101",
+            "food-101",
+            4996,
+            archive=(
+                "https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                "85eeb15f3717b99a5da872d97d918f87",
+            ),
+        ),
+        links="torchvision has the same address without TLS, which is not used.",
         also_called=("food101",),
     ),
     "FGVCAircraft": Source(

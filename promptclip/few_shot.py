@@ -245,8 +245,12 @@ def path_ends(path: Any) -> Iterator[str]:
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
-class _DatumUnpickler(pickle.Unpickler):
-    """Admits one name, Dassl's `Datum`, and gives an inert record in its place."""
+class _DatumUnpickler(pickle._Unpickler):
+    """Admits one name, Dassl's `Datum`, and gives an inert record in its place.
+
+    The base is written in Python: the one in C allocates a table as long as the largest index that
+    a pickle names.
+    """
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) != ("dassl.data.datasets.base_dataset", "Datum"):

@@ -7,7 +7,6 @@ A method is a frozen dataclass of options, a `PromptModel` that says what is lea
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,13 +22,12 @@ from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from promptclip import bad_pictures, parallel, regularizers
+from promptclip import bad_pictures, checkpoints, parallel, regularizers
 from promptclip.benchmark import PictureSet
 from promptclip.clip.layout import not_finite
 from promptclip.clip.load import load_clip
@@ -415,7 +413,7 @@ class PromptTrainer(TrainerX):
             own_classes = () if model.transfers else model.classnames
             learner.origin = Origin(type(self).__name__, backbone, own_classes, model.chosen)
             if cfg.MODEL.INIT_WEIGHTS and name == "prompt_learner":
-                _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
+                _load_strictly(learner, cfg.MODEL.INIT_WEIGHTS)
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
@@ -452,15 +450,11 @@ class PromptTrainer(TrainerX):
         """As in Dassl.
 
         Raises:
-            UserError: RESUME names a folder without checkpoints, or they cannot be read.
+            UserError: RESUME names a folder without checkpoints, or they cannot be read or do not
+                fit.
         """
-        try:
+        with checkpoints.told(directory, "delete the folder, or give another --output-dir"):
             epoch: int = super().resume_model_if_exist(directory)
-        except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{directory}: the training there cannot go on ({error}); its files are damaged or "
-                "of another run: delete the folder, or give another --output-dir"
-            ) from error
         if self.cfg.RESUME and not epoch:
             raise UserError(
                 f"RESUME: there is no checkpoint of {type(self).__name__} in {directory} to go on "
@@ -711,10 +705,9 @@ class PromptTrainer(TrainerX):
         for name, model in self._models.items():
             if name in self.model.training_only:
                 continue
-            checkpoint = _read_checkpoint(f"{directory}/{name}/{file}")
-            _load_strictly(model, checkpoint)
-            path, epoch_of = checkpoint["path"], checkpoint["epoch"]
-            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, epoch_of)
+            path = f"{directory}/{name}/{file}"
+            epoch_of = _load_strictly(model, path)
+            log.info('Loading weights to %s from "%s" (epoch = %s)', name, path, epoch_of)
 
 
 @contextmanager
@@ -738,28 +731,13 @@ def _without_image_prompts() -> list[str]:
     return [name for name, method in plugins.methods().items() if not method.Model.prompts_image]
 
 
-def _read_checkpoint(path: str) -> dict[str, Any]:
-    """Dassl's dictionary, and its `path`."""
-    file = Path(path)
-    if not file.is_file():
-        there = sorted(other.name for other in file.parent.glob("model*"))
-        holds = f"the folder holds {', '.join(there)}" if there else "there is none in the folder"
-        raise UserError(f"no checkpoint {path}: {holds}; train first, or set --load-epoch")
-    try:
-        checkpoint = load_checkpoint(path)
-    except Exception as error:  # a damaged file can raise anything
-        raise UserError(
-            f"{path} cannot be read as a checkpoint of tensors and plain values "
-            f"({type(error).__name__}); it is damaged, or holds what could run code: take another"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "epoch"} <= checkpoint.keys():
-        raise UserError(f"{path}: expected state_dict and epoch, as Dassl saves them; take another")
-    return {**checkpoint, "path": path} | {"path": path}
+def _load_strictly(model: nn.Module, path: str) -> Any:
+    """Load a checkpoint's tensors; refuse those of another method, backbone or shape.
 
-
-def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Load the learned tensors; refuse those of another method, backbone or shape."""
-    origin, path = "origin._extra_state", checkpoint["path"]
+    Returns:
+        The epoch that it is of.
+    """
+    origin, checkpoint = "origin._extra_state", checkpoints.read(path)
     state = {k: v for k, v in checkpoint["state_dict"].items() if k not in _FOREIGN_BUFFERS}
     if origin not in state:
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
@@ -768,9 +746,10 @@ def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         raise UserError(
             f"{path}: {broken} has numbers that are not finite; take another checkpoint"
         )
-    # First, as it names what does not fit; a learner itself may not understand its tensors then
-    model.get_submodule("origin").set_extra_state(state[origin])
     try:
+        with checkpoints.told(path):
+            # First, as it names what does not fit; a learner may not understand its tensors then
+            model.get_submodule("origin").set_extra_state(state[origin])
         model.load_state_dict(state)
     except RuntimeError as error:
         expected, found = (
@@ -781,3 +760,4 @@ def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
             f"{path} does not fit: expected {expected}, got {found}; the options that shape the "
             "prompts must be those of training (class-specific prompts cannot change classes)"
         ) from error
+    return checkpoint["epoch"]

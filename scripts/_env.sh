@@ -1,7 +1,7 @@
 # Sourced by the other scripts: goes to the top of the checkout and chooses the environment, which
 # is the active one (conda's base does not count), else .venv of this checkout where there is one.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null || exit
 if [ -f .venv/bin/activate ] && [ "${PROMPTCLIP_NO_VENV:-}" != 1 ] && [ -z "${VIRTUAL_ENV:-}" ] &&
     [ "${CONDA_DEFAULT_ENV:-base}" = base ]; then
     . .venv/bin/activate
@@ -46,17 +46,26 @@ check_python() {
 }
 
 # install_packages EXTRAS: promptclip with these extras, and the engine where there is none. Takes a second
-# when nothing has changed since the last time.
+# when nothing has changed since the last time. What .venv gets is pinned with checksums, but for the
+# extras of developers; an environment of the user's keeps what fits the ranges of pyproject.toml.
 install_packages() {
     local stamp state
     stamp=$(python -c 'import sys; print(sys.prefix)')/.promptclip-$1
-    state=$(cat setup.py pyproject.toml runtime/pyproject.toml | cksum; pwd)
+    state=$(cat setup.py pyproject.toml constraints.txt runtime/pyproject.toml | cksum; pwd)
     [ "$state" = "$(cat "$stamp" 2>/dev/null)" ] && return
     echo "Installing promptclip[$1] and what it needs; the first time takes some minutes"
     set -- "$1" -e ".[$1]"
     needs_runtime && set -- "$@" -e ./runtime
-    python -m pip install --quiet --disable-pip-version-check "${@:2}" </dev/null
+    if [ "${PROMPTCLIP_NO_VENV:-}" != 1 ]; then
+        install --require-hashes --only-binary :all: -r constraints.txt
+        set -- "$@" --no-build-isolation # setuptools is among them
+    fi
+    install "${@:2}"
     echo "$state" >"$stamp"
+}
+
+install() {
+    python -m pip install --quiet --disable-pip-version-check "$@" </dev/null
 }
 
 # The engine is one of two: the original Dassl, where the user has it, else ours.

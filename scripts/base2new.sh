@@ -8,5 +8,6 @@
 # SHOTS (16); CFG, a file of configs/trainers/<METHOD>; OUTPUT (output). Flags of `promptclip
 # base2new` come last, such as --set OPTIM.MAX_EPOCH 2, --quiet or --dry-run. Finished runs are not
 # repeated, interrupted ones go on.
+set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 protocol base2new "$@"

@@ -5,5 +5,6 @@
 #
 # Environment and flags as for base2new.sh, and RATIOS, of the rarest class's training pictures to
 # the most frequent one's ("1 0.25 0.06"). The training with 1 is that of fewshot.sh.
+set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 protocol imbalance ${RATIOS:+--ratios "$RATIOS"} "$@"

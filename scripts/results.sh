@@ -14,13 +14,14 @@ export EMOJI_SHOTS=${EMOJI_SHOTS:-1} PEOPLE_SHOTS=${PEOPLE_SHOTS:-2}
 jobs=${JOBS:-1} page=${PAGE:-docs/results.md}
 
 runs_of_one_method() {
-    local method=$1 status=0
+    local method=$1 status=0 seeds
+    read -ra seeds <<<"$SEEDS"
     unset SHOTS CFG # flags of the protocol, which are fixed here
-    (protocol base2new --quiet --shots 16 "$method" emoji $SEEDS) || status=1
-    (protocol base2new --quiet --shots 2 "$method" emoji_people $SEEDS) || status=1
-    (protocol fewshot --quiet --shots "$EMOJI_SHOTS" "$method" emoji $SEEDS) || status=1
-    (protocol fewshot --quiet --shots "$PEOPLE_SHOTS" "$method" emoji_people $SEEDS) || status=1
-    return $status
+    (protocol base2new --quiet --shots 16 "$method" emoji "${seeds[@]}") || status=1
+    (protocol base2new --quiet --shots 2 "$method" emoji_people "${seeds[@]}") || status=1
+    (protocol fewshot --quiet --shots "$EMOJI_SHOTS" "$method" emoji "${seeds[@]}") || status=1
+    (protocol fewshot --quiet --shots "$PEOPLE_SHOTS" "$method" emoji_people "${seeds[@]}") || status=1
+    return "$status"
 }
 
 if [ "${1:-}" = --runs-of ]; then
@@ -32,7 +33,11 @@ if [ "${1:-}" = --runs-of ]; then
     exit
 fi
 
-[ $# -gt 0 ] || set -- $(python -m promptclip.results_page methods)
+if [ $# -eq 0 ]; then
+    names=$(python -m promptclip.results_page methods)
+    read -ra methods <<<"${names//$'\n'/ }"
+    set -- "${methods[@]}"
+fi
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((cores > jobs ? cores / jobs : 1))
 export MKL_NUM_THREADS=$OMP_NUM_THREADS
@@ -42,4 +47,4 @@ printf '%s\n' "$@" | xargs -P "$jobs" -I METHOD bash scripts/results.sh --runs-o
 python -m promptclip.results_page page "$OUTPUT" >"$OUTPUT/page.md"
 mv "$OUTPUT/page.md" "$page"
 echo "$page is written"
-exit $status
+exit "$status"

@@ -5,5 +5,6 @@
 #
 # Environment and flags as for base2new.sh, and TARGETS, names of data sets or paths of own
 # pictures (the usual ones).
+set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 protocol xd ${TARGETS:+--targets "$TARGETS"} "$@"

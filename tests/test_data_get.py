@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import os
 import shutil
 import socket
 import tarfile
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import file_server
 import miniatures
 import pytest
+from file_server import Server
 from torchvision import datasets
 
 from promptclip import data_get, data_sources
@@ -32,52 +31,10 @@ needs_care = pytest.mark.skipif(
 )
 
 
-class Server(ThreadingHTTPServer):
-    """Gives the files it is given; paths of `broken` break off in the middle."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.broken: set[str] = set()
-        self.asked: list[str] = []
-
-    def put(self, name: str, content: bytes) -> tuple[str, str]:
-        """Offer a file; its URL and MD5."""
-        self.files[f"/{name}"] = content
-        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}", md5
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        content = self.server.files.get(self.path)
-        if content is None:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.path in self.server.broken:
-            content = content[: len(content) // 2]
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    with file_server.running() as server:
+        yield server
 
 
 @pytest.fixture
@@ -172,20 +129,28 @@ def _offer(kind: Any, archive: str, content: bytes, server: Server, monkeypatch:
     monkeypatch.setattr(kind, "_MD5", md5)
 
 
+def _offer_archive(
+    name: str, archive: str, content: bytes, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what is fetched from an address of ours."""
+    source = SOURCES[name]
+    assert source.download
+    download = dataclasses.replace(source.download, archive=server.put(archive, content))
+    monkeypatch.setitem(SOURCES, name, dataclasses.replace(source, download=download))
+
+
 def _offer_food(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / miniatures.kind_of("Food101").split_file).rename(folder.parent / "split.json")
-    _offer(datasets.Food101, "food-101.tar.gz", tar({"food-101": folder}), server, monkeypatch)
-    (folder.parent / "split.json").rename(folder / miniatures.kind_of("Food101").split_file)
+    split = folder / miniatures.kind_of("Food101").split_file
+    split.rename(folder.parent / "split.json")
+    content = tar({"food-101": folder})
+    _offer_archive("Food101", "food-101.tar.gz", content, server, monkeypatch)
+    (folder.parent / "split.json").rename(split)
 
 
 def _offer_aircraft(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tar({"fgvc-aircraft-2013b/data": folder})
-    offered = server.put("fgvc-aircraft-2013b.tar.gz", content)
-    source = SOURCES["FGVCAircraft"]
-    assert source.download
-    download = dataclasses.replace(source.download, archive=offered)
-    changed = dataclasses.replace(source, download=download)
-    monkeypatch.setitem(SOURCES, "FGVCAircraft", changed)
+    archive = "fgvc-aircraft-2013b.tar.gz"
+    _offer_archive("FGVCAircraft", archive, content, server, monkeypatch)
 
 
 def _offer_textures(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +303,7 @@ def test_no_server_at_all(
     url = datasets.DTD._URL.replace(str(server.server_address[1]), str(port))
     monkeypatch.setattr(datasets.DTD, "_URL", url)
     assert get(root, "dtd", "--yes") == 2
-    assert "the download failed (URLError" in capsys.readouterr().err
+    assert "the download failed (ConnectionRefusedError" in capsys.readouterr().err
     assert not list(root.iterdir())
 
 
@@ -475,11 +440,8 @@ def test_a_zip_cannot_write_outside_its_folder(
 def test_an_archive_that_holds_something_else(
     root: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive = server.put("fgvc-aircraft-2013b.tar.gz", _member("fgvc-aircraft-2013b/data/a.txt"))
-    source = SOURCES["FGVCAircraft"]
-    assert source.download
-    download = dataclasses.replace(source.download, archive=archive)
-    monkeypatch.setitem(SOURCES, "FGVCAircraft", dataclasses.replace(source, download=download))
+    archive = _member("fgvc-aircraft-2013b/data/a.txt")
+    _offer_archive("FGVCAircraft", "fgvc-aircraft-2013b.tar.gz", archive, server, monkeypatch)
     assert get(root, "fgvc_aircraft", "--yes") == 2
     assert "nothing of it was kept" in capsys.readouterr().err
     assert not list(root.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -106,7 +107,7 @@ def checkout(tmp_path):
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     (folder / "runtime").mkdir()
-    for file in ("setup.py", "pyproject.toml", "runtime/pyproject.toml"):
+    for file in ("setup.py", "pyproject.toml", "constraints.txt", "runtime/pyproject.toml"):
         shutil.copy(ROOT / file, folder / file)
     return folder
 
@@ -124,6 +125,25 @@ def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_pa
     (checkout / "setup.py").write_text("# changed")
     bash(quickstart, **run, HAS_DASSL="1")
     assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]
+
+
+def test_quickstart_fills_its_own_environment_with_what_is_pinned(python, checkout, tmp_path):
+    (checkout / ".venv/bin").mkdir(parents=True)
+    for file in ("python", "activate"):
+        (checkout / ".venv/bin" / file).write_text("")
+        (checkout / ".venv/bin" / file).chmod(0o755)
+    for run in range(2):
+        done = bash(checkout / "scripts/quickstart.sh", PATH=python)
+        assert done.returncode == 0, done.stderr
+        *installed, protocol = calls(tmp_path)
+        pip = "-m pip install --quiet --disable-pip-version-check"
+        assert installed == [
+            f"{pip} --require-hashes --only-binary :all: -r constraints.txt",
+            f"{pip} -e .[emoji] -e ./runtime --no-build-isolation",
+        ]
+        assert protocol.startswith("-m promptclip base2new")
+        pins = checkout / "constraints.txt"
+        pins.write_text(pins.read_text() + f"# {run}\n")  # what is pinned has changed
 
 
 def test_results_runs_every_protocol_and_writes_the_page(python, checkout, tmp_path):
@@ -185,6 +205,55 @@ def test_an_unsuitable_python_is_refused(checkout, tmp_path):
         assert "error: " in done.stderr
         assert "Python 3.10 to 3.13" in done.stderr
     assert not (checkout / ".venv").exists()
+
+
+TORCH = {"name": "torch", "version": "2.0"}
+WEAK = TORCH | {"vulns": [{"id": "CVE-1", "fix_versions": ["2.1"]}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "said"),
+    [
+        ([TORCH | {"vulns": []}], 0, "audit: 1 packages looked at, 0 weaknesses known\n"),
+        ([WEAK], 1, "audit: torch 2.0: CVE-1, mended in 2.1\naudit: 1 packages looked at, 1 weak"),
+        ([TORCH | {"skip_reason": "not found"}], 0, "audit: skipped, the index here does not"),
+        (None, 0, "audit: skipped, the index here does not tell"),
+    ],
+)
+def test_the_audit_tells_what_it_finds_or_that_it_was_skipped(
+    packages, status, said, checkout, tmp_path
+):
+    """With a pip-audit that answers so."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    answer = "" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
+    audit = programs / "audit"
+    audit.write_text(
+        f"""#!/bin/sh
+while [ "$1" != --output ]; do shift; done
+[ -z '{answer}' ] || echo '{answer}' >"$2"
+"""
+    )
+    (programs / "python").write_text(
+        f"""#!/bin/sh
+case "$*" in
+"-m venv "*) mkdir -p "$3/bin"; cp {audit} "$3/bin/pip-audit"
+    echo "#!/bin/sh" >"$3/bin/python"; chmod +x "$3/bin/python" ;;
+"-m pip "* | "-") cat >/dev/null ;;
+*"sys.prefix"*) echo {tmp_path} ;;
+*"torch.version"*) echo torch==2.0 ;;
+*) exec {sys.executable} "$@" ;;
+esac
+"""
+    )
+    for file in programs.iterdir():
+        file.chmod(0o755)
+    run = {"PATH": f"{programs}:{os.environ['PATH']}", "PROMPTCLIP_NO_VENV": "1"}
+    done = bash(checkout / "scripts/audit.sh", **run)
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout
+    done = bash(checkout / "scripts/audit.sh", **run, PROMPTCLIP_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (0, "audit: skipped, PROMPTCLIP_OFFLINE is set\n")
 
 
 def test_ci_runs_the_tests_as_a_developer_does():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
 from tqdm import tqdm
 
+from promptclip import network
 from promptclip.errors import UserError
 from promptclip.files import expanded
 
@@ -50,7 +50,7 @@ def openai_weights(name: str) -> Path:
     path = expanded(os.environ.get("CLIP_CACHE") or "~/.cache/clip") / file_name
     if not path.exists():
         download(address, path, sha256)
-    elif (came := _sha256(path)) != sha256:
+    elif (came := network.sha256_of(path)) != sha256:
         raise UserError(
             f"{path} is not OpenAI's {name}: expected SHA-256 {sha256}, got {came}; "
             f"delete it, and it will be downloaded from {address}"
@@ -67,14 +67,18 @@ def download(address: str, path: Path, sha256: str) -> None:
         sha256: the checksum that it must have, 64 hexadecimal digits.
 
     Raises:
-        UserError: if it cannot be had, or has another checksum; nothing is left behind then.
+        UserError: if it cannot be had over TLS, has another checksum, or the network is forbidden;
+            nothing is left behind then.
     """
+    network.refuse_offline(
+        f"{path.name} ({address})", f"put it there as {path}; its SHA-256 is {sha256}"
+    )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            urllib.request.urlopen(address, timeout=_TIMEOUT) as answer,
+            network.opener().open(address, timeout=_TIMEOUT) as answer,
             part.open("wb") as file,
             tqdm(
                 total=int(answer.headers.get("Content-Length", 0)) or None,
@@ -97,11 +101,3 @@ def download(address: str, path: Path, sha256: str) -> None:
         ) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from promptclip.clip import hub
 from promptclip.clip.download import OPENAI, openai_weights
 from promptclip.errors import UserError
 from promptclip.files import expanded
@@ -34,7 +35,8 @@ def find(name: str) -> tuple[Path, dict[str, Any]]:
 
     Args:
         name: a model of open_clip's, a slash, and one of the model's tags or the path of a
-            checkpoint. A tag's weights are downloaded by open_clip if they are not in its cache.
+            checkpoint. A tag's weights are fetched from the Hugging Face hub if they are not in its
+            cache, see `promptclip.clip.hub`.
 
     Returns:
         The path, and the fields of `CLIPConfig`. Activation and pixel statistics are those that
@@ -159,12 +161,20 @@ def _weights(model: str, weights: str, trained: Mapping[str, Any]) -> Path:
         for name, end in OPENAI.items():
             if trained["url"].endswith(end):
                 return openai_weights(name)
+        if not trained["hf_hub"]:
+            raise UserError(
+                f"the weights {weights} of {model} have no checksum where they are "
+                f"({trained['url']}), so they are not fetched for you; fetch them and give "
+                f"open_clip:{model}/PATH"
+            )
         try:
-            return Path(open_clip.download_pretrained(dict(trained)))
+            return hub.weights(trained["hf_hub"])
+        except UserError:
+            raise
         except Exception as error:  # whatever the hub's client, the network and the disk raise
             raise UserError(
                 f"open_clip could not get the weights {weights} of {model} "
-                f"({trained['hf_hub'] or trained['url']}): {error}".replace("\n", " ")
+                f"({trained['hf_hub']}): {error}".replace("\n", " ")
             ) from error
     path = expanded(weights)
     if not path.is_file():

@@ -222,4 +222,4 @@ def _live(reader: Reader) -> Iterator[Callable[[], Status]]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)

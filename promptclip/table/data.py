@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from typing import Any
 
 from promptclip.table import layout
@@ -13,6 +14,8 @@ from promptclip.table.model import Row, Table
 
 _STATISTICS = ("mean", "deviation", "interval95", "n", "problems")
 _PUBLISHED = ("published", "difference", "source")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBERS = re.compile(r"[-+\d.e; ]*")
 
 
 def write_csv(table: Table) -> str:
@@ -30,13 +33,14 @@ def write_csv(table: Table) -> str:
         places = [*columns, layout.H_OF_MEANS]
         published = [place for place in places if any(place in row.published for row in rows)]
         of_means = ["h_of_means"] if "H" in columns else []
-        writer.writerow(
+        head = (
             ["dataset", "shots", "method", "cfg", "seeds"]
             + [f"{_key(column)}_{name}" for column in columns for name in _STATISTICS]
             + [*of_means, "trainable_parameters", "seconds", "protocol"]
             + ["datasets", "settings", "origin", "backbone", *(["part"] if in_parts else [])]
             + [f"{_key(column)}_{name}" for column in published for name in _PUBLISHED]
         )
+        writer.writerow(map(_inert, head))
         for row in rows:
             seeds = " ".join(map(str, row.seeds))
             record: list[Any] = [row.dataset, row.shots or None, row.method, row.cfg, seeds]
@@ -48,8 +52,15 @@ def write_csv(table: Table) -> str:
             record += [row.part] if in_parts else []
             for column in published:
                 record += _papers(row, column)
-            writer.writerow(record)
+            writer.writerow(map(_inert, record))
     return out.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A value that a spreadsheet shows and does not compute: names may be anybody's."""
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBERS.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 def _key(column: str) -> str:

@@ -49,11 +49,17 @@ def markdown(table: Table) -> str:
     written = []
     for title, rows in table.groups:
         headings, lines = grid(rows)
+        headings = [_plain(heading) for heading in headings]
         rule = "|---" + "|---:" * (len(headings) - 1) + "|"
-        written += [f"**{title}**", "", f"| {' | '.join(headings)} |", rule]
+        written += [f"**{_plain(title)}**", "", f"| {' | '.join(headings)} |", rule]
         for line in lines:
-            cells = ("<br>".join(entry.lines).replace("|", "\\|") for entry in line)
+            cells = ("<br>".join(map(_plain, entry.lines)) for entry in line)
             written.append(f"| {' | '.join(cells)} |")
         written.append("")
-    written += [table.long_caption, *(f"- {note}" for note in table.notes)]
+    written += [table.long_caption, *(f"- {_plain(note)}" for note in table.notes)]
     return "\n".join(written) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text in which a page finds neither tags nor the end of a cell."""
+    return text.replace("<", "&lt;").replace("|", "\\|")

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
 # bash scripts/<method>/<script>.sh ... is bash scripts/<script>.sh <method> ...
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec bash "$here/../$(basename "${BASH_SOURCE[0]}")" "$(basename "$here")" "$@"
+set -euo pipefail
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null && pwd)
+exec bash "$here/../$(basename -- "${BASH_SOURCE[0]}")" "$(basename -- "$here")" "$@"

@@ -547,7 +547,7 @@ def test_failed_download(published, body, announced, reason):
     assert [*path.parent.iterdir()] == []
 
 
-def test_offline(published, monkeypatch):
+def test_no_network(published, monkeypatch):
     _, path = published
     monkeypatch.setattr(download, "_ADDRESS", "http://127.0.0.1:1/")
     with pytest.raises(UserError, match=f"{path} is not there and could not be downloaded") as e:
@@ -568,9 +568,7 @@ def test_cached_file_of_another_hash(published):
 
 
 def test_open_clip_tags(monkeypatch, tmp_path):
-    import open_clip
-
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: str(tmp_path / "file"))
+    monkeypatch.setattr(openclip.hub, "weights", lambda place: tmp_path / "file")
     monkeypatch.setattr(openclip, "openai_weights", lambda name: Path(name))
     assert openclip.find("ViT-L-14-336/openai")[0] == Path("ViT-L/14@336px")
     path, settings = openclip.find("ViT-B-32/laion2b_s34b_b79k")
@@ -582,12 +580,10 @@ def test_open_clip_tags(monkeypatch, tmp_path):
     assert openclip.find("ViT-L-14/laion2b_s32b_b82k")[1]["mean"] == (0.5, 0.5, 0.5)
 
 
-def test_open_clip_offline(monkeypatch):
-    import open_clip
-
-    def fail(config):
+def test_open_clip_without_a_network(monkeypatch):
+    def fail(place):
         raise FileNotFoundError("no\nnetwork")
 
-    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    monkeypatch.setattr(openclip.hub, "weights", fail)
     with pytest.raises(UserError, match=r"laion2b_s34b_b79k of ViT-B-32 \(.*\): no network"):
         openclip.find("ViT-B-32/laion2b_s34b_b79k")

@@ -19,12 +19,14 @@ ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "runtime")))
 
 
-def run(words: list[object], *, shell: str = "", **env: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    words: list[object], *, redirected: str = "", **env: str
+) -> subprocess.CompletedProcess[bytes]:
     """`promptclip` in a process of its own, whose outputs a shell may have changed."""
     command = [sys.executable, "-W", "ignore", "-m", "promptclip", *map(str, words)]
     given = {**os.environ, "PYTHONPATH": PATHS, "CUDA_VISIBLE_DEVICES": ""} | env
-    if shell:
-        command = ["sh", "-c", f'"$@" {shell}', "sh", *command]
+    if redirected:
+        command = ["sh", "-c", f'"$@" {redirected}', "sh", *command]
     return subprocess.run(command, env=given, capture_output=True, timeout=300)
 
 
@@ -70,19 +72,19 @@ def test_a_terminal_that_lacks_letters(
     count("bad inputs tried", 2)
 
 
-@pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_outputs(shell: str, pets: Path, tmp_path: Path, count: Count) -> None:
-    done = run(few_shot(pets, tmp_path / "out"), shell=shell)
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs(redirected: str, pets: Path, tmp_path: Path, count: Count) -> None:
+    done = run(few_shot(pets, tmp_path / "out"), redirected=redirected)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr + done.stdout
     (folder,) = (tmp_path / "out").glob("**/seed1")
     assert results.read(folder)
-    assert run(["table", tmp_path / "nowhere"], shell=shell).returncode == 2
+    assert run(["table", tmp_path / "nowhere"], redirected=redirected).returncode == 2
     count("bad inputs tried", 2)
 
 
 def test_a_reader_that_has_had_enough(count: Count) -> None:
-    done = run(["data", "check", "--root", ROOT], shell="| head -1")
+    done = run(["data", "check", "--root", ROOT], redirected="| head -1")
     assert b"Traceback" not in done.stderr
     count("bad inputs tried")
 

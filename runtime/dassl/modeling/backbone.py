@@ -1,11 +1,14 @@
 """Feature extractors: torchvision's residual networks."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dassl.utils import Registry, check_availability
+from dassl.utils.tools import refuse_offline
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +45,30 @@ class _ResNet(Backbone):
         super().__init__()
         import torchvision.models  # type: ignore[import-untyped]
 
-        self.model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+        self.model = torchvision.models.get_model(name)
+        if pretrained:
+            url = torchvision.models.get_model_weights(name).DEFAULT.url
+            self.model.load_state_dict(_published(url))
         self._out_features = self.model.fc.in_features
         self.model.fc = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.model(x)
         return features
+
+
+def _published(url: str) -> dict[str, Tensor]:
+    """The weights at an address, whose name ends with the beginning of their SHA-256.
+
+    They are kept where torch.hub keeps them, and read for their tensors only.
+    """
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    if not (folder / Path(url).name).exists():
+        refuse_offline(url, str(folder))
+    tensors: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+        url, map_location="cpu", check_hash=True, weights_only=True
+    )
+    return tensors
 
 
 @BACKBONE_REGISTRY.register()

@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 T = TypeVar("T")
+# What pictures may be, by their content: for PostScript, say, Pillow would run another program.
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+OFFLINE = "PROMPTCLIP_OFFLINE"
 logger = logging.getLogger(__name__)
-
-# Pillow reads many more, some through other programs: an EPS file is run by Ghostscript.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -93,17 +93,48 @@ def set_random_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def download_url(url: str, dst: str) -> None:
-    """Download to a file, whole or not at all.
+def refuse_offline(url: str, place: str) -> None:
+    """Raise where the environment forbids the network, as promptclip does.
 
     Raises:
-        ValueError: if the address is not http(s).
+        RuntimeError: if the environment variable PROMPTCLIP_OFFLINE is set.
     """
-    if not url.startswith(("https://", "http://")):
-        raise ValueError(f"expected an http(s) address, got {url!r}")
+    if os.environ.get(OFFLINE, "0") not in ("", "0"):
+        raise RuntimeError(f"{url} is not downloaded, because {OFFLINE} is set; put it at {place}")
+
+
+class _TLSAlone(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to addresses over TLS and to no others."""
+
+    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+        """Refuse an address that is not over TLS.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        *_, url = args
+        _check_address(url)
+        return super().redirect_request(*args)
+
+
+def _check_address(url: str) -> None:
+    if not url.startswith("https://"):
+        raise ValueError(f"expected an https address, got {url!r}")
+
+
+def download_url(url: str, dst: str) -> None:
+    """Download to a file over TLS, whole or not at all.
+
+    Raises:
+        ValueError: if the address, or one that it leads to, is not https.
+        RuntimeError: if the environment variable PROMPTCLIP_OFFLINE is set.
+    """
+    _check_address(url)
+    refuse_offline(url, dst)
     logger.info('* url="%s"', url)
     logger.info('* destination="%s"', dst)
-    with urllib.request.urlopen(url) as response, atomic_write(dst) as file:
+    opener = urllib.request.build_opener(_TLSAlone)
+    with opener.open(url) as response, atomic_write(dst) as file:
         shutil.copyfileobj(response, file)
 
 
@@ -116,7 +147,7 @@ def read_image(path: str) -> Image.Image:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
             raise OSError("it is no file")
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
             picture: Image.Image = image.convert("RGB")
             return picture
     except (FileNotFoundError, MemoryError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils import check_isfile, download_url, mkdir_if_missing
+from dassl.utils.tools import refuse_offline
 
 logger = logging.getLogger(__name__)
 
@@ -155,13 +156,14 @@ class DatasetBase:
                 raise ValueError(f"expected a domain among {self.domains}, got {domain!r}")
 
     def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
-        """Download an archive and unpack it where it lies.
+        """Download an archive over TLS and unpack it where it lies; nobody tells its checksum.
 
         Args:
             url: address.
             dst: path for the archive: `.zip`, `.tar` or `.tar.gz`.
             from_gdrive: fetch with the package `gdown`, which follows Google Drive's pages.
         """
+        refuse_offline(url, dst)
         folder = str(Path(dst).parent)
         mkdir_if_missing(folder)
         if from_gdrive:
