@@ -45,6 +45,10 @@ def read_pictures(rows: Any, source: Path) -> list[Picture]:
             raise UserError(f"{source}: expected [path, label, class name], got {row!r:.200}")
         if row[1] < 0:
             raise UserError(f"{source}: expected labels from 0, got {row!r:.200}")
+        try:
+            f"{row[0]} {row[2]}".encode()
+        except UnicodeEncodeError:  # half a character, which no file name and no prompt can have
+            raise UserError(f"{source}: expected Unicode text, got {row!r:.200}") from None
         refuse_outside(row[0], source)
     return [Picture(*row) for row in rows]
 
@@ -71,7 +75,8 @@ def read_split_file(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: neither JSON nor UTF-8
+    # ValueError: neither JSON nor UTF-8; RecursionError: JSON of a thousand brackets
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a split file ({error})") from error
     if not isinstance(content, dict) or not all(part in content for part in parts):
         raise UserError(f"{path}: expected an object with the lists {', '.join(parts)}")
@@ -255,8 +260,11 @@ def _draw_both(
 def _read_sample(
     path: Path, train: Sequence[Picture], val: Sequence[Picture], identity: dict[str, Any]
 ) -> tuple[list[Picture], list[Picture]]:
-    content = read_split_file(path, ("train", "val"))
     remedy = "delete the file to draw the sample anew"
+    try:
+        content = read_split_file(path, ("train", "val"))
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
     for key, expected in identity.items():
         if content.get(key) != expected:
             raise UserError(f"{path}: expected {key} {expected}, got {content.get(key)}; {remedy}")

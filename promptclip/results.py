@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import promptclip
 from promptclip import imbalance
-from promptclip.files import content_hash, write_json
+from promptclip.files import DamagedError, read_record, write_record
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -138,38 +138,41 @@ def write(result: Mapping[str, Any], folder: str | Path) -> None:
     Raises:
         ValueError: if a number is not finite.
     """
-    content = {key: value for key, value in result.items() if key != "checksum"}
-    write_json(content | {"checksum": content_hash(content)}, Path(folder, RESULT_FILE))
+    write_record(result, Path(folder, RESULT_FILE))
     Path(folder, FAILURE_FILE).unlink(missing_ok=True)
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
     """The result in a folder; None if there is none, or not a whole one as it was written."""
     try:
-        result = json.loads(Path(folder, RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = read_record(Path(folder, RESULT_FILE), sealed=True)
+    except (OSError, DamagedError):
         return None
-    whole = isinstance(result, dict) and result.get("schema") == SCHEMA
-    if not whole or result.pop("checksum", None) != content_hash(result):
-        return None
-    return dict(result)
+    return result if result.get("schema") == SCHEMA else None
+
+
+def read_of(folder: str | Path, config_hash: str) -> dict[str, Any] | None:
+    """The same, if it is of the run with a configuration of that hash."""
+    result = read(folder)
+    return result if result and result["config_hash"] == config_hash else None
 
 
 def failed(folder: str | Path, error: BaseException) -> None:
     """Leave a record that a run failed, for the table; a later `write` removes it."""
     record = {"error": type(error).__name__, "message": str(error), "date": _now()}
-    write_json(record, Path(folder, FAILURE_FILE))
+    write_record(record, Path(folder, FAILURE_FILE))
 
 
 def read_failure(folder: str | Path) -> dict[str, str] | None:
     """The record of a failed run; None if there is none."""
+    record = {"error": "unknown", "message": "", "date": ""}
     try:
-        record = json.loads(Path(folder, FAILURE_FILE).read_text(encoding="utf-8"))
+        found = read_record(Path(folder, FAILURE_FILE))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        return {"error": "unknown", "message": str(error), "date": ""}
-    return dict(record)
+    except (OSError, DamagedError) as error:
+        return record | {"message": str(error)}
+    return record | {key: str(value) for key, value in found.items()}
 
 
 def _now() -> str:

@@ -91,7 +91,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is damaged, or has been changed by hand without taking away its hash.
     """
-    content = read_split_file(path)
+    try:
+        content = read_split_file(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}; get the file again, or delete one that promptclip has made"
+        ) from error
     if content.get("split_hash", parts_hash(content)) != parts_hash(content):
         raise UserError(
             f"{path}: the pictures do not match the file's split_hash; delete the file and make "
@@ -108,7 +113,7 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object, got {type(content).__name__}")

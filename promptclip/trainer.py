@@ -7,6 +7,7 @@ A method is a frozen dataclass of options, a `PromptModel` that says what is lea
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,26 +24,33 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from promptclip import parallel, regularizers
+import promptclip
+from promptclip import parallel, prompt_file, regularizers, run_file, tensor_file
 from promptclip.benchmark import PictureSet
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
 from promptclip.clip.tokenizer import tokenize
 from promptclip.collapse import TestFeatures, listed
+from promptclip.config import config_hash
 from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
-from promptclip.files import write_bytes
+from promptclip.files import DamagedError
 from promptclip.memory import GIB
 
 log = logging.getLogger(__name__)
 
 # Fixed tensors that older code bases saved among the learned ones (CoOp's trainers/coop.py)
 _FOREIGN_BUFFERS = {"token_prefix", "token_suffix"}
+_ORIGIN = "origin._extra_state"
+# What reading the files of an interrupted run can raise if they are not what was written
+_UNREADABLE = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError),
+    *(FileNotFoundError, IsADirectoryError, pickle.UnpicklingError),
+)
 
 
 @dataclass(frozen=True)
@@ -270,6 +278,7 @@ class Origin(nn.Module):
         backbone: of the frozen CLIP.
         classnames: the only classes that the tensors can be used for; none if any will do.
         chosen: `PromptModel.chosen`.
+        run: hash of the configuration; "" if that is not known.
     """
 
     def __init__(
@@ -278,24 +287,23 @@ class Origin(nn.Module):
         backbone: str,
         classnames: Sequence[str] = (),
         chosen: dict[str, float] | None = None,
+        run: str = "",
     ) -> None:
         super().__init__()
         self.origin = {"method": method, "backbone": backbone}
         self.classnames = list(classnames)
         self.chosen = {} if chosen is None else chosen
+        self.run = run
 
     def get_extra_state(self) -> dict[str, Any]:
         """Saved with the state dict."""
-        return {**self.origin, "classes": self.classnames, "chosen": dict(self.chosen)}
+        own = {"classes": self.classnames, "chosen": dict(self.chosen), "run": self.run}
+        return {**self.origin, **own}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Refuse the tensors of another method or backbone, or of classes they cannot change."""
         for what, own in self.origin.items():
-            if state.get(what) != own:
-                raise UserError(
-                    f"this checkpoint was made with {what} {state.get(what)!r}, but this run has "
-                    f"{own!r}; give a checkpoint of the same {what}"
-                )
+            _refuse(what, state.get(what), own)
         trained = state.get("classes", [])
         if trained != self.classnames:
             alone = sorted({*trained} ^ {*self.classnames}) or ["their order"]
@@ -327,6 +335,8 @@ class PromptTrainer(TrainerX):
     collapse: dict[str, float | None] | None = None
     shared_features: str | None = None
     _tested: TestFeatures | None = None
+    _resumed: dict[str, Any] | None = None  # what the file is of from which this run goes on
+    _loaded_epoch: int | None = None  # of the checkpoint in use, if one was loaded
     val_loader: Any
 
     def __init__(self, cfg: Any) -> None:
@@ -382,9 +392,11 @@ class PromptTrainer(TrainerX):
         parallel.average_gradients(p for one in learners.values() for p in one.parameters())
         for name, learner in learners.items():
             own_classes = () if model.transfers else model.classnames
-            learner.origin = Origin(type(self).__name__, backbone, own_classes, model.chosen)
+            learner.origin = Origin(
+                type(self).__name__, backbone, own_classes, model.chosen, config_hash(cfg)
+            )
             if cfg.MODEL.INIT_WEIGHTS and name == "prompt_learner":
-                _load_strictly(learner, _read_checkpoint(cfg.MODEL.INIT_WEIGHTS))
+                _load_strictly(learner, self._start(cfg.MODEL.INIT_WEIGHTS, name))
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
@@ -470,14 +482,72 @@ class PromptTrainer(TrainerX):
         Of one random training view of each picture. Computed once for a run.
         """
         file = Path(self.output_dir, "class_means.safetensors")
-        if file.exists():
-            return load_file(file)["class_means"].to(self.device)
+        try:
+            kept, of = tensor_file.read(file)
+            if of == self._what():
+                return kept["class_means"].to(self.device)
+            log.warning("%s is of another run and is made again", file)
+        except FileNotFoundError:
+            pass
+        except DamagedError as error:
+            log.warning("%s, and is made again", error)
         features, label = self.pictures_features(self.train_loader_x.dataset)
         total = torch.zeros(self.num_classes, features.shape[1])
         total.index_add_(0, label, unit(features))
         means = total / label.bincount(minlength=self.num_classes)[:, None]
-        write_bytes(save({"class_means": means}), file)
+        tensor_file.write({"class_means": means}, self._what(), file)
         return means.to(self.device)
+
+    def _what(self) -> dict[str, Any]:
+        """What must be the same for a stopped run to go on.
+
+        An unseeded run draws another few-shot sample each time.
+        """
+        data = self.dm.dataset
+        sample = getattr(data, "split_hash", None) if self.cfg.SEED >= 0 else None
+        split = getattr(data, "split_file_hash", None)
+        return {
+            "configuration": config_hash(self.cfg),
+            "split": split,
+            "few-shot sample": sample,
+        }
+
+    def extra_state(self) -> dict[str, Any]:
+        """Says in a file for exact resume what it is of."""
+        return {"of": self._what()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Note what a file for exact resume is of."""
+        self._resumed = state.get("of")
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """As in Dassl.
+
+        Raises:
+            UserError: the files in the folder are damaged, or this run's own are of another.
+        """
+        self._resumed = None
+        try:
+            epoch: int = super().resume_model_if_exist(directory)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except _UNREADABLE as error:
+            raise UserError(
+                f"cannot go on from {directory}: {error}; delete the folder to train anew"
+            ) from error
+        if 0 < epoch < self.max_epoch and not [*Path(directory).glob("resume*.pth.tar")]:
+            log.warning("Going on after epoch %d with other random numbers than the run that was "
+                        "stopped: there is no resume.pth.tar", epoch)  # fmt: skip
+        own, written = self._what(), self._resumed
+        if written and Path(directory).resolve() == Path(self.output_dir).resolve():
+            for what in [key for key in own if written.get(key) != own[key]]:
+                raise UserError(
+                    f"cannot go on from {directory}: its resume.pth.tar is of a run with another "
+                    f"{what} "
+                    f"(hash {written.get(what)}, now {own[what]}); put that back, or delete the "
+                    "folder"
+                )
+        return epoch
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """One optimiser step."""
@@ -530,10 +600,41 @@ class PromptTrainer(TrainerX):
             self.fit()
             best = self.cfg.TEST.FINAL_MODEL == "best_val"
             self.save_model(self.max_epoch - 1, self.output_dir, is_best=best)
+            self.test()
+            self._write_prompts()
         elif self.num_trainable:
             super().train()
-            return
-        self.test()
+        else:
+            self.test()
+
+    def after_train(self) -> None:
+        """Test, as in Dassl, and write what was tested in the form that travels."""
+        super().after_train()
+        self._write_prompts()
+
+    def _write_prompts(self) -> None:
+        """Write `prompts.safetensors`, see `promptclip.prompt_file`."""
+        about = {
+            "method": type(self).__name__,
+            "epoch": self._loaded_epoch or self.max_epoch,
+            "promptclip": promptclip.__version__,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "backbone_sha256": self.model.clip.weights_hash,
+            "classnames": list(self.dm.dataset.classnames),
+            "config_hash": config_hash(self.cfg),
+        }
+        states = {name: self._models[name].state_dict() for name in self._used}
+        file = Path(self.output_dir, prompt_file.NAME)
+        try:
+            prompt_file.write(states, about, file)
+        except TypeError as error:
+            log.warning("%s is not written: %s learns more than it holds (%s)",
+                        file, type(self).__name__, error)  # fmt: skip
+
+    @property
+    def _used(self) -> list[str]:
+        """The learners that a test needs."""
+        return [name for name in self._models if name not in self.model.training_only]
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
@@ -591,15 +692,17 @@ class PromptTrainer(TrainerX):
         cache, clip = open_cache(self.cfg.TEST.FEATURE_CACHE), self.model.clip
         if cache is None or (its := identity(clip, loader, self.cfg)) is None:
             return None
-        features = cache.read(its)
-        if features is not None:
+        if (features := cache.read(its)) is not None:
             return features, "found"
-        log.info("Image features of %d pictures are computed, for all runs", its["number"])
-        with _own_draws(max(self.cfg.SEED, 0)):
-            features, _ = self._encode(tqdm(loader, disable=None))
-        if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
-            return None
-        cache.keep(its, features)
+        with cache.alone(its):
+            if (features := cache.read(its)) is not None:  # by another process in the meantime
+                return features, "found"
+            log.info("Image features of %d pictures are computed, for all runs", its["number"])
+            with _own_draws(max(self.cfg.SEED, 0)):
+                features, _ = self._encode(tqdm(loader, disable=None))
+            if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
+                return None
+            cache.keep(its, features)
         return features, "computed"
 
     def _encode(self, loader: Any) -> tuple[Tensor, Tensor]:
@@ -629,23 +732,75 @@ class PromptTrainer(TrainerX):
         """Load the learned tensors strictly; the classes may be others than in training.
 
         Args:
-            directory: a run's output folder; nothing is loaded if empty.
-            epoch: that epoch's checkpoint; else the best on validation.
+            directory: a run's output folder, or a `prompts.safetensors`; nothing is loaded if
+                empty.
+            epoch: that epoch's checkpoint; else the best on validation, or where a run's folder has
+                none, its `prompts.safetensors`.
 
         Raises:
-            UserError: the checkpoint is of another method, backbone or shape.
+            UserError: the checkpoint is damaged, or of another method, backbone, shape or run.
         """
         if not directory or not self._models:
             log.info("Nothing to load")
             return
-        file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-        for name, model in self._models.items():
-            if name in self.model.training_only:
-                continue
-            checkpoint = _read_checkpoint(f"{directory}/{name}/{file}")
-            _load_strictly(model, checkpoint)
-            path, epoch_of = checkpoint["path"], checkpoint["epoch"]
-            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, epoch_of)
+        for name, checkpoint in self._checkpoints(Path(directory), epoch).items():
+            _load_strictly(self._models[name], checkpoint)
+            path, self._loaded_epoch = checkpoint["path"], checkpoint["epoch"]
+            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, self._loaded_epoch)
+
+    def _checkpoints(self, place: Path, epoch: int | None) -> dict[str, dict[str, Any]]:
+        """Those that `load_model` means, by learner."""
+        name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        files = {learner: place / learner / name for learner in self._used}
+        prompts = place if place.suffix == prompt_file.SUFFIX else place / prompt_file.NAME
+        without = epoch is None and not any(file.exists() for file in files.values())
+        if prompts == place or (without and prompts.exists()):
+            found = self._read_prompts(prompts, self._used)
+        else:
+            found = {learner: _read_checkpoint(str(file)) for learner, file in files.items()}
+        trained = run_file.read(place)
+        for checkpoint in found.values():
+            path, run = checkpoint["path"], _origin(checkpoint["state_dict"]).get("run")
+            if epoch is not None and checkpoint["epoch"] not in (0, epoch):  # 0: it does not say
+                raise UserError(
+                    f"{path} is of epoch {checkpoint['epoch']}, not {epoch}; set --load-epoch"
+                )
+            if trained and run and run != trained["config_hash"]:
+                raise UserError(
+                    f"{path} is of another run than its folder: its configuration has the hash "
+                    f"{run}, {run_file.RUN_FILE} says {trained['config_hash']}; put back its own, "
+                    "or train again"
+                )
+        return found
+
+    def _start(self, file: str, learner: str) -> dict[str, Any]:
+        """The checkpoint of MODEL.INIT_WEIGHTS."""
+        if file.endswith(prompt_file.SUFFIX):
+            return self._read_prompts(Path(file), [learner])[learner]
+        return _read_checkpoint(file)
+
+    def _read_prompts(self, file: Path, learners: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Some learners of a `prompts.safetensors`, as checkpoints of this run's CLIP."""
+        tensors, about = prompt_file.read(file)
+        found = prompt_file.states(tensors, about)
+        _refuse("method", about["method"], type(self).__name__)
+        own, name = self.model.clip.weights_hash, self.cfg.MODEL.BACKBONE.NAME
+        if about["backbone_sha256"] != own:
+            raise UserError(
+                f"{file} was made with the backbone {about['backbone']!r}, whose weights have the "
+                f"SHA-256 {about['backbone_sha256']:.12}...; those of this run's {name!r} have "
+                f"{own:.12}...; give the same backbone"
+            )
+        if lacking := [learner for learner in learners if learner not in found]:
+            raise UserError(
+                f"{file} does not hold {', '.join(lacking)}, but {', '.join(found)}; the options "
+                "that shape the prompts must be those of training"
+            )
+        for state in found.values():
+            if _origin(state):  # the same weights may lie in another place now
+                state[_ORIGIN] = {**state[_ORIGIN], "backbone": name}
+        more = {"epoch": about["epoch"], "path": str(file)}
+        return {learner: {"state_dict": found[learner], **more} for learner in learners}
 
 
 @contextmanager
@@ -673,20 +828,42 @@ def _read_checkpoint(path: str) -> dict[str, Any]:
     """Dassl's dictionary, and its `path`."""
     try:
         checkpoint: dict[str, Any] = load_checkpoint(path)
+        whole = isinstance(checkpoint["state_dict"], dict)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint {path}; train first, or set --load-epoch") from error
-    return checkpoint | {"path": path}
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(
+            f"{path} cannot be read ({error}); give another checkpoint, or train again"
+        ) from error
+    if not whole:
+        raise UserError(f"{path} is no checkpoint: its state_dict holds no names and tensors")
+    return {"epoch": 0, **checkpoint, "path": path}
+
+
+def _origin(state: dict[str, Any]) -> dict[str, Any]:
+    """What a state dict says of where it is from; nothing if it is not of this software."""
+    found = state.get(_ORIGIN)
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse(what: str, theirs: object, own: object) -> None:
+    """Refuse a checkpoint that was made with something else."""
+    if theirs != own:
+        raise UserError(
+            f"this checkpoint was made with {what} {theirs!r}, but this run has {own!r}; give a "
+            f"checkpoint of the same {what}"
+        )
 
 
 def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Load the learned tensors; refuse those of another method, backbone or shape."""
-    origin, path = "origin._extra_state", checkpoint["path"]
+    path = checkpoint["path"]
     state = {k: v for k, v in checkpoint["state_dict"].items() if k not in _FOREIGN_BUFFERS}
-    if origin not in state:
+    if not _origin(state):
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
-        state[origin] = model.state_dict()[origin]
+        state[_ORIGIN] = model.state_dict()[_ORIGIN]
     # First, as it names what does not fit; a learner itself may not understand its tensors then
-    model.get_submodule("origin").set_extra_state(state[origin])
+    model.get_submodule("origin").set_extra_state(state[_ORIGIN])
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -17,7 +17,7 @@ from promptclip.cell import Cell, Run
 from promptclip.config import Builder, configs_dir
 from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
-from promptclip.files import content_hash, write_json
+from promptclip.files import DamagedError, content_hash, read_record, write_record
 from promptclip.grid.sources import Sources
 from promptclip.protocols import PLANS, Plan, Settings
 from promptclip.tree import OWN_YAML, TARGETS, Place
@@ -160,7 +160,7 @@ def store(spec: Spec, folder: Path) -> Stored:
     log.info("planning %s", folder)
     build = Builder()
     plan = make(spec, _output(folder), build)
-    write_json(_record(asked, plan, build), folder / PLAN_FILE, indent=None)
+    write_record(_record(asked, plan, build), folder / PLAN_FILE, indent=None)
     return load(folder)
 
 
@@ -176,6 +176,14 @@ def load(folder: Path) -> Stored:
             f"{folder / PLAN_FILE} is of another version of promptclip; the command that made it "
             "makes it anew"
         )
+    try:
+        return _stored(content, folder)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / PLAN_FILE} is damaged ({error!r}); delete it") from error
+
+
+def _stored(content: Mapping[str, Any], folder: Path) -> Stored:
+    """A plan from what `_record` gave."""
     asked, output, build = content["asked"], str(_output(folder)), Builder()
     cells: list[Cell] = []
     for record in content["cells"]:
@@ -250,12 +258,12 @@ def _content(folder: Path) -> dict[str, Any]:
     """
     file = folder / PLAN_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_record(file)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no grid: there is no {PLAN_FILE}") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete it") from None
-    if not isinstance(content, dict) or not {"schema", "asked"} <= content.keys():
+    except DamagedError as error:
+        raise UserError(f"{error}; delete it") from None
+    if "schema" not in content or not isinstance(content.get("asked"), dict):
         raise UserError(f"{file} is damaged (it is no plan); delete it")
     return content
 
