@@ -6,7 +6,6 @@ A benchmark is a subclass of `Benchmark` with a few class attributes, registered
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from promptclip import bad_pictures, imbalance, plugins, splits
 from promptclip import pictures as picture_files
 from promptclip.errors import UserError
 from promptclip.few_shot import Picture, sample, split_hash
-from promptclip.files import write_json
+from promptclip.files import DamagedError, read_record, write_record
 from promptclip.pictures import UnreadableError
 
 if TYPE_CHECKING:
@@ -481,7 +480,7 @@ def list_class_folders(
         raise UserError(f"{folder}: expected one sub-folder per class, there is none{instead}")
     if cache and listing != known:
         try:
-            write_json(listing, cache, indent=None)
+            write_record({"folders": listing}, cache, indent=None)
         except OSError as error:
             log.info("The list of pictures is not kept for the next run: %s", error)
     return {name: seen["names"] for name, seen in listing.items()}
@@ -489,12 +488,10 @@ def list_class_folders(
 
 def _read_listing(cache: Path) -> dict[str, Any]:
     try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        return {
-            name: {key: seen[key] for key in ("changed", "names")} for name, seen in known.items()
-        }
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        known: dict[str, Any] = read_record(cache, sealed=True)["folders"]
+    except (OSError, DamagedError, KeyError):
         return {}  # absent or damaged: the folders are listed again
+    return known
 
 
 def read_classnames(path: Path) -> dict[str, str]:

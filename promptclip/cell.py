@@ -14,7 +14,8 @@ from yacs.config import CfgNode
 from promptclip import plugins, results
 from promptclip.config import Builder, config_hash, digest, hashed
 from promptclip.errors import UserError
-from promptclip.run import RUN_FILE, run, state
+from promptclip.run import run, state
+from promptclip.run_file import RUN_FILE
 from promptclip.tree import Place, find, of_shots
 
 

@@ -20,7 +20,7 @@ from promptclip.stopping import stop_behind
 
 
 def read(path: str) -> dict[str, Any]:
-    """Dassl's dictionary.
+    """Dassl's dictionary, and its `path`; the epoch is 0 if the file does not say.
 
     Raises:
         UserError: if there is no such file, it is damaged, or it holds other objects.
@@ -34,7 +34,7 @@ def read(path: str) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint: expected a state_dict with tensors by name")
-    return {"epoch": "unknown"} | checkpoint
+    return {"epoch": 0, **checkpoint, "path": path}
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from PIL import Image
 
 from promptclip.benchmark import Benchmark
 from promptclip.errors import UserError
-from promptclip.files import expanded, user_cache, write_json
+from promptclip.files import content_hash, expanded, user_cache, write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -277,7 +277,8 @@ def _draw(folder: Path, name: str, split: _Split) -> None:
                 path = f"{directory}/{code.lower()}.png"
                 picture(code, BENCHMARKS[name]).save(folder / "images" / path)
                 parts[part].append((path, label, classname))
-    write_json(parts, folder / f"split_zhou_{name}.json")
+    # As promptclip.splits has it, so that damage to what was drawn is noticed
+    write_json({**parts, "split_hash": content_hash(parts)}, folder / f"split_zhou_{name}.json")
 
 
 def _digest(text: str) -> str:

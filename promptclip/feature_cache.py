@@ -12,9 +12,10 @@ to compare, but a picture can be replaced without changing them, and reading is 
 decoding and the tower cost. So what is found is what this run would have computed itself, to the
 last digit, and nothing can become stale: what changes gets another name.
 
-A file is written in one step and never changed, so any number of runs may use a folder, without
-locks. A checksum finds damage; what is damaged is computed again. `LIMIT` bounds the folder: what
-was not used for the longest time goes first.
+A file is written in one step and never changed, so any number of runs may read a folder, without
+locks. Of several that find nothing, one computes and the others wait for it. A checksum finds
+damage; what is damaged is computed again. `LIMIT` bounds the folder: what was not used for the
+longest time goes first.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from promptclip import results
 from promptclip.benchmark import PictureSet
 from promptclip.clip.attention import attention
-from promptclip.clip.model import FrozenCLIP, raw_bytes
+from promptclip.clip.model import FrozenCLIP
 from promptclip.files import content_hash, expanded, user_cache, write_bytes
+from promptclip.lock import alone
 from promptclip.pictures import rgb
+from promptclip.tensor_file import raw_bytes
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -117,6 +120,11 @@ class FeatureCache:
                 self._trim(file)
         except OSError as error:
             log.info("Image features are not kept for other runs: %s", error)
+
+    def alone(self, identity: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Wait inside a `with` until no other process computes the same features."""
+        file, _ = self._place(identity)
+        return alone(file.with_name(f".{file.name}.lock"))
 
     def sets(self) -> list[FeatureSet]:
         """What the folder holds, the last used first."""

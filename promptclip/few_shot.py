@@ -44,6 +44,10 @@ def read_pictures(rows: Any, source: Path) -> list[Picture]:
             raise UserError(f"{source}: expected [path, label, class name], got {row!r:.200}")
         if row[1] < 0:
             raise UserError(f"{source}: expected labels from 0, got {row!r:.200}")
+        try:
+            f"{row[0]} {row[2]}".encode()
+        except UnicodeEncodeError:  # half a character, which no file name and no prompt can have
+            raise UserError(f"{source}: expected Unicode text, got {row!r:.200}") from None
         refuse_outside(row[0], source)
     return [Picture(*row) for row in rows]
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from promptclip.errors import UserError
+
+_CHECKSUM = "checksum"
+
+
+class DamagedError(UserError):
+    """A file is not as promptclip wrote it."""
 
 
 def read_json(path: Path) -> Any:
@@ -41,6 +48,42 @@ def read_json_mapping(path: Path, remedy: str = "") -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error}){end}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object, got {type(content).__name__}{end}")
+    return content
+
+
+def write_record(content: Mapping[str, Any], path: Path, *, indent: int | None = 1) -> None:
+    """Write a JSON object in one step, with a checksum by which `read_record` notices damage.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        ValueError: if `content` holds a number that JSON does not have (NaN, infinity).
+    """
+    content = {key: value for key, value in content.items() if key != _CHECKSUM}
+    write_json(content | {_CHECKSUM: content_hash(content)}, path, indent=indent)
+
+
+def read_record(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """The content of a file of `write_record`, without the checksum.
+
+    Args:
+        path: of the file.
+        sealed: refuse a file without a checksum, as earlier versions wrote some.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DamagedError: if it holds something else than was written.
+    """
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise DamagedError(f"{path} is damaged (it holds no object of JSON)")
+        checksum = content.pop(_CHECKSUM, None)
+        if checksum != content_hash(content) and (sealed or checksum is not None):
+            raise DamagedError(f"{path} is damaged (its checksum does not fit)")
+    except DamagedError:
+        raise
+    except (ValueError, IsADirectoryError) as error:
+        raise DamagedError(f"{path} is damaged ({error})") from None
     return content
 
 

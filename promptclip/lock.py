@@ -21,6 +21,7 @@ from promptclip.errors import UserError
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+LEASE_FILE = ".lease"  # where nothing can be locked
 
 
 class InUseError(UserError):
@@ -79,13 +80,15 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold `folder`, made if need be, for this process.
 
     Loader workers do not inherit the lock, and the file that stays behind means nothing. It says
-    who holds the lock: host, process id and start time.
+    who holds the lock: host, process id and start time. Where nothing can be locked, a file that is
+    there only as long as the folder is held takes the lock's place.
 
     Raises:
         InUseError: if another process holds the folder.
         UserError: if it can be neither made nor written.
     """
-    with _opened(folder) as file:
+    with contextlib.ExitStack() as held:
+        file = held.enter_context(_opened(folder))
         try:
             if not try_lock(file):
                 raise InUseError(
@@ -93,10 +96,10 @@ def locked(folder: Path) -> Iterator[None]:
                     "give another --output-dir"
                 )
         except NoLocksError as error:
-            log.warning("%s: see to it that only one uses %s", error, folder)
+            log.warning("%s: %s takes the place of the lock", error, LEASE_FILE)
+            held.enter_context(_leased(folder))
         file.truncate(0)
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "start": now}, file)
+        json.dump(_myself(), file)
         file.flush()
         yield
 
@@ -113,6 +116,118 @@ def _opened(folder: Path) -> IO[str]:
         ) from error
 
 
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Wait until no other process is inside with the same file, which is gone afterwards.
+
+    The system lets the next one in when a process ends, however it ends. Where the file cannot be
+    made or locked, all are let in at once.
+    """
+    opened = _entered(file)
+    try:
+        yield
+    finally:
+        if opened:
+            file.unlink(missing_ok=True)  # while it is locked: whoever waits looks whether it is
+            opened.close()
+
+
+def _entered(file: Path) -> IO[bytes] | None:
+    """A file open and locked, after all who hold it; None if it cannot be."""
+    while True:
+        opened = None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            opened = file.open("a+b")
+            if not try_lock(opened):
+                log.info("Waiting for another process, which is at %s", file)
+                fcntl.lockf(opened, fcntl.LOCK_EX)
+            if file.exists() and os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                return opened
+        except FileNotFoundError:
+            pass  # taken away between two looks
+        except (OSError, NoLocksError) as error:
+            log.debug("%s cannot be locked: %s", file, error)
+            if opened:
+                opened.close()
+            return None
+        if opened:
+            opened.close()
+
+
+@contextlib.contextmanager
+def _leased(folder: Path) -> Iterator[None]:
+    """Hold a folder by a file that is made only where it is not there.
+
+    It outlives a process that is killed. One of this machine can be seen to be dead, and its file
+    is taken away; of one elsewhere that is the user's to say.
+    """
+    file, own = folder / LEASE_FILE, json.dumps(_myself())
+    while True:
+        try:
+            with file.open("x", encoding="utf-8") as opened:
+                opened.write(own)
+            break
+        except FileExistsError:
+            if not _taken_away(file):
+                raise InUseError(
+                    f"{folder} is in use by {_holder(str(file))}; files cannot be locked here, so "
+                    f"if that process has died, delete {file}; else wait until it has finished, or "
+                    "give another --output-dir"
+                ) from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _taken_away(file: Path) -> bool:
+    """Remove the lease of a process of this machine that has died; False if it may live."""
+    try:
+        content = file.read_text(encoding="utf-8")
+        holder = json.loads(content)
+        here = holder["host"] == socket.gethostname()
+        if not here or _alive(int(holder["pid"]), str(holder["born"])):
+            return False
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, LookupError, TypeError):  # it is just being written, or garbage
+        return False
+    aside = file.with_name(f"{LEASE_FILE}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        file.rename(aside)
+        if aside.read_text(encoding="utf-8") != content:  # it was, and has made its own since
+            aside.rename(file)
+            return False
+        aside.unlink()
+    return True
+
+
+def _alive(pid: int, born: str) -> bool:
+    """Whether a process of this machine still runs, and is the one that was meant."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    now = _born(pid)
+    return "" in (born, now) or born == now
+
+
+def _born(pid: int) -> str:
+    """When a process was started, in the system's own count; "" where it does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _myself() -> dict[str, Any]:
+    now, pid = time.strftime("%Y-%m-%d %H:%M:%S"), os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "start": now, "born": _born(pid)}
+
+
 def _try(file: IO[Any], kind: int, start: int, length: int) -> bool:
     try:
         fcntl.lockf(file, kind | fcntl.LOCK_NB, length, start)
@@ -127,5 +242,5 @@ def _holder(path: str) -> str:
     try:
         holder = json.loads(Path(path).read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['start']}"
-    except (OSError, ValueError, KeyError):  # it is just being written
+    except (OSError, ValueError, LookupError, TypeError):  # it is just being written, or garbage
         return "another process"

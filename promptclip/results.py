@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import promptclip
 from promptclip import imbalance
 from promptclip.errors import UserError
-from promptclip.files import content_hash, read_json, read_json_mapping, write_json
+from promptclip.files import DamagedError, read_record, write_record
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -142,8 +142,7 @@ def write(result: Mapping[str, Any], folder: str | Path) -> None:
     Raises:
         ValueError: if a number is not finite.
     """
-    content = {key: value for key, value in result.items() if key != "checksum"}
-    write_json(content | {"checksum": content_hash(content)}, Path(folder, RESULT_FILE))
+    write_record(result, Path(folder, RESULT_FILE))
     Path(folder, FAILURE_FILE).unlink(missing_ok=True)
 
 
@@ -155,37 +154,39 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     """
     file = Path(folder, RESULT_FILE)
     try:
-        result = read_json(file)
-        schema = result.get("schema") if isinstance(result, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise UserError(
-                f"{file} has schema {schema}, of a newer promptclip, and this one reads {SCHEMA}; "
-                "install the newer one, or move the folder away"
-            )
-        whole = schema == SCHEMA
-        if not whole or result.pop("checksum", None) != content_hash(result):
-            return None
-    except UserError:
-        raise
-    except (OSError, ValueError):  # ValueError: no JSON, or numbers that are none
+        result = read_record(file, sealed=True)
+    except (OSError, DamagedError):
         return None
-    return dict(result)
+    schema = result.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(
+            f"{file} has schema {schema}, of a newer promptclip, and this one reads {SCHEMA}; "
+            "install the newer one, or move the folder away"
+        )
+    return result if schema == SCHEMA else None
+
+
+def read_of(folder: str | Path, config_hash: str) -> dict[str, Any] | None:
+    """The same, if it is of the run with a configuration of that hash."""
+    result = read(folder)
+    return result if result and result["config_hash"] == config_hash else None
 
 
 def failed(folder: str | Path, error: BaseException) -> None:
     """Leave a record that a run failed, for the table; a later `write` removes it."""
     record = {"error": type(error).__name__, "message": str(error), "date": _now()}
-    write_json(record, Path(folder, FAILURE_FILE))
+    write_record(record, Path(folder, FAILURE_FILE))
 
 
 def read_failure(folder: str | Path) -> dict[str, str] | None:
     """The record of a failed run; None if there is none."""
     unknown = {"error": "unknown", "message": "", "date": ""}
     try:
-        record = read_json_mapping(Path(folder, FAILURE_FILE))
-    except UserError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        return None if missing else unknown | {"message": str(error)}
+        record = read_record(Path(folder, FAILURE_FILE))
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedError) as error:
+        return unknown | {"message": str(error)}
     return {key: str(record.get(key, value)) for key, value in unknown.items()}
 
 

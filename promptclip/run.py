@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -17,16 +17,15 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptclip import imbalance, plugins, results, trouble
+from promptclip import imbalance, plugins, results, run_file, trouble
 from promptclip.config import config_difference, config_hash
 from promptclip.errors import UserError, number_in_environment
-from promptclip.files import read_json_mapping, write_json
+from promptclip.files import DamagedError
 from promptclip.lock import LOCK_FILE, locked
+from promptclip.run_file import RUN_FILE
 from promptclip.stopping import stop_behind
 
 log = logging.getLogger(__name__)
-
-RUN_FILE = "run.json"  # what a folder is for; written before the first number
 
 
 def run(
@@ -82,7 +81,7 @@ def _run(
     with trouble.told(cfg), traceless(folder) as keep, locked(folder):
         if conflict := _conflict(folder, purpose, lambda: cfg):
             raise UserError(f"{folder} {conflict}; give another --output-dir, or delete the folder")
-        done = results.read(folder)
+        done = results.read_of(folder, purpose["config_hash"])
         if done is not None:
             log.info("%s holds a finished run", folder)
             keep()
@@ -99,8 +98,7 @@ def _run(
                     trainer = _build(cfg, **how)
                 keep()
                 log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
-                content = purpose | {"config": json.loads(json.dumps(cfg))}
-                write_json(content, folder / RUN_FILE)
+                run_file.write(purpose, cfg, folder)
                 _carry_out(trainer, clock, how["eval_only"])
                 trained = not how["eval_only"]
                 result = results.collect(trainer, cfg, seconds=clock.seconds, trained=trained)
@@ -161,7 +159,7 @@ def state(
     """
     if conflict := _conflict(folder, _purpose(hash, eval_only, model_dir, load_epoch), cfg):
         return f"refused: {conflict}"
-    if results.read(folder) is not None:
+    if results.read_of(folder, hash) is not None:
         return "done"
     if results.read_failure(folder):
         return "failed before"
@@ -251,34 +249,37 @@ def _purpose(hash: str, eval_only: bool, model_dir: str, load_epoch: int | None)
 
 
 def _identity(model_dir: str) -> str:
-    """What was trained in a folder; its path where that is not on record."""
-    file = Path(model_dir) / RUN_FILE
-    if model_dir and file.is_file():
-        return str(_record(file)["config_hash"])
-    return str(Path(model_dir).resolve()) if model_dir else ""
-
-
-def _record(file: Path) -> dict[str, Any]:
-    """What a run.json says."""
-    remedy = f"it is damaged; delete the folder {file.parent} to run it anew"
-    record = read_json_mapping(file, remedy)
-    if missing := {*_purpose("", False, "", None), "config"} - record.keys():
-        raise UserError(f"{file}: expected {', '.join(sorted(missing))}; {remedy}")
-    return record
+    """What was trained in a folder, or is in a file; its path where that is not on record."""
+    place = Path(model_dir)
+    if model_dir and place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()[:16]
+    try:
+        trained = run_file.read(place) if model_dir else None
+    except DamagedError as error:
+        raise UserError(
+            f"{error}: it is not known what was trained there; train again in another folder"
+        ) from None
+    if trained:
+        return str(trained["config_hash"])
+    return str(place.resolve()) if model_dir else ""
 
 
 def _conflict(folder: Path, purpose: Mapping[str, Any], cfg: Callable[[], CfgNode]) -> str:
     """What stands in the way of a run of this purpose in a folder; "" if nothing."""
-    file = folder / RUN_FILE
-    if not file.is_file():
+    try:
+        other = run_file.read(folder)
+    except DamagedError as error:
+        return f"cannot be used, because {error}"
+    if other is None:
         found = any(folder.glob("*/checkpoint"))
         return f"holds checkpoints without a {RUN_FILE} beside them" if found else ""
-    other = _record(file)
-    different = [key for key in purpose if purpose[key] != other[key]]
+    different = [key for key in purpose if purpose[key] != other.get(key)]
     if not different:
         return ""
     difference = config_difference(cfg(), other["config"]) + [
-        f"{key}: {purpose[key]!r}, not {other[key]!r}" for key in different if key != "config_hash"
+        f"{key}: {purpose[key]!r}, not {other.get(key)!r}"
+        for key in different
+        if key != "config_hash"
     ]
     return f"was written by another run ({'; '.join(difference)})"
 

@@ -22,28 +22,38 @@ from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from promptclip import bad_pictures, checkpoints, parallel, regularizers
+import promptclip
+from promptclip import (
+    bad_pictures,
+    checkpoints,
+    parallel,
+    prompt_file,
+    regularizers,
+    run_file,
+    tensor_file,
+)
 from promptclip.benchmark import PictureSet
 from promptclip.clip.layout import not_finite
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
 from promptclip.clip.tokenizer import tokenize
 from promptclip.collapse import TestFeatures, listed
+from promptclip.config import config_hash
 from promptclip.divergence import diverged
 from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
-from promptclip.files import write_bytes
+from promptclip.files import DamagedError
 from promptclip.memory import GIB
 
 log = logging.getLogger(__name__)
 
 # Fixed tensors that older code bases saved among the learned ones (CoOp's trainers/coop.py)
 _FOREIGN_BUFFERS = {"token_prefix", "token_suffix"}
+_ORIGIN = "origin._extra_state"
 
 
 @dataclass(frozen=True)
@@ -283,6 +293,7 @@ class Origin(nn.Module):
         backbone: of the frozen CLIP.
         classnames: the only classes that the tensors can be used for; none if any will do.
         chosen: `PromptModel.chosen`.
+        run: hash of the configuration; "" if that is not known.
     """
 
     def __init__(
@@ -291,24 +302,23 @@ class Origin(nn.Module):
         backbone: str,
         classnames: Sequence[str] = (),
         chosen: dict[str, float] | None = None,
+        run: str = "",
     ) -> None:
         super().__init__()
         self.origin = {"method": method, "backbone": backbone}
         self.classnames = list(classnames)
         self.chosen = {} if chosen is None else chosen
+        self.run = run
 
     def get_extra_state(self) -> dict[str, Any]:
         """Saved with the state dict."""
-        return {**self.origin, "classes": self.classnames, "chosen": dict(self.chosen)}
+        own = {"classes": self.classnames, "chosen": dict(self.chosen), "run": self.run}
+        return {**self.origin, **own}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Refuse the tensors of another method or backbone, or of classes they cannot change."""
         for what, own in self.origin.items():
-            if state.get(what) != own:
-                raise UserError(
-                    f"this checkpoint was made with {what} {state.get(what)!r}, but this run has "
-                    f"{own!r}; give a checkpoint of the same {what}"
-                )
+            _refuse(what, state.get(what), own)
         trained = state.get("classes", [])
         if trained != self.classnames:
             alone = sorted({*trained} ^ {*self.classnames}) or ["their order"]
@@ -340,6 +350,8 @@ class PromptTrainer(TrainerX):
     collapse: dict[str, float | None] | None = None
     shared_features: str | None = None
     _tested: TestFeatures | None = None
+    _resumed: dict[str, Any] | None = None  # what the file is of from which this run goes on
+    _loaded_epoch: int | None = None  # of the checkpoint in use, if one was loaded
     val_loader: Any
 
     def __init__(self, cfg: Any) -> None:
@@ -411,9 +423,11 @@ class PromptTrainer(TrainerX):
         parallel.average_gradients(p for one in learners.values() for p in one.parameters())
         for name, learner in learners.items():
             own_classes = () if model.transfers else model.classnames
-            learner.origin = Origin(type(self).__name__, backbone, own_classes, model.chosen)
+            learner.origin = Origin(
+                type(self).__name__, backbone, own_classes, model.chosen, config_hash(cfg)
+            )
             if cfg.MODEL.INIT_WEIGHTS and name == "prompt_learner":
-                _load_strictly(learner, cfg.MODEL.INIT_WEIGHTS)
+                _load_strictly(learner, self._start(cfg.MODEL.INIT_WEIGHTS, name))
         # fp16 gradients need scaling; bf16 has the range of fp32
         scale = clip.precision == "amp" and clip.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scale else None
@@ -445,22 +459,6 @@ class PromptTrainer(TrainerX):
         for regularizer in self.regularizers:
             regularizer.prepare(self)
         super().before_train()
-
-    def resume_model_if_exist(self, directory: str) -> int:
-        """As in Dassl.
-
-        Raises:
-            UserError: RESUME names a folder without checkpoints, or they cannot be read or do not
-                fit.
-        """
-        with checkpoints.told(directory, "delete the folder, or give another --output-dir"):
-            epoch: int = super().resume_model_if_exist(directory)
-        if self.cfg.RESUME and not epoch:
-            raise UserError(
-                f"RESUME: there is no checkpoint of {type(self).__name__} in {directory} to go on "
-                "from; give the output folder of such a run, or leave it away"
-            )
-        return epoch
 
     def fit(self) -> None:
         """Compute what a `fitted` model learns."""
@@ -520,14 +518,72 @@ class PromptTrainer(TrainerX):
         Of one random training view of each picture. Computed once for a run.
         """
         file = Path(self.output_dir, "class_means.safetensors")
-        if file.exists():
-            return load_file(file)["class_means"].to(self.device)
+        try:
+            kept, of = tensor_file.read(file)
+            if of == self._what():
+                return kept["class_means"].to(self.device)
+            log.warning("%s is of another run and is made again", file)
+        except FileNotFoundError:
+            pass
+        except DamagedError as error:
+            log.warning("%s, and is made again", error)
         features, label = self.pictures_features(self.train_loader_x.dataset)
         total = torch.zeros(self.num_classes, features.shape[1])
         total.index_add_(0, label, unit(features))
         means = total / label.bincount(minlength=self.num_classes)[:, None]
-        write_bytes(save({"class_means": means}), file)
+        tensor_file.write({"class_means": means}, self._what(), file)
         return means.to(self.device)
+
+    def _what(self) -> dict[str, Any]:
+        """What must be the same for a stopped run to go on.
+
+        An unseeded run draws another few-shot sample each time.
+        """
+        data = self.dm.dataset
+        sample = getattr(data, "split_hash", None) if self.cfg.SEED >= 0 else None
+        split = getattr(data, "split_file_hash", None)
+        return {
+            "configuration": config_hash(self.cfg),
+            "split": split,
+            "few-shot sample": sample,
+        }
+
+    def extra_state(self) -> dict[str, Any]:
+        """Says in a file for exact resume what it is of."""
+        return {"of": self._what()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Note what a file for exact resume is of."""
+        self._resumed = state.get("of")
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """As in Dassl.
+
+        Raises:
+            UserError: the files in the folder are damaged, or this run's own are of another; or
+                RESUME names a folder without any.
+        """
+        self._resumed = None
+        with checkpoints.told(directory, "delete the folder, or give another --output-dir"):
+            epoch: int = super().resume_model_if_exist(directory)
+        if self.cfg.RESUME and not epoch and self._resumed is None:  # not even within the first
+            raise UserError(
+                f"RESUME: there is no checkpoint of {type(self).__name__} in {directory} to go on "
+                "from; give the output folder of such a run, or leave it away"
+            )
+        if 0 < epoch < self.max_epoch and not [*Path(directory).glob("resume*.pth.tar")]:
+            log.warning("Going on after epoch %d with other random numbers than the run that was "
+                        "stopped: there is no resume.pth.tar", epoch)  # fmt: skip
+        own, written = self._what(), self._resumed
+        if written and Path(directory).resolve() == Path(self.output_dir).resolve():
+            for what in [key for key in own if written.get(key) != own[key]]:
+                raise UserError(
+                    f"cannot go on from {directory}: its resume.pth.tar is of a run with another "
+                    f"{what} "
+                    f"(hash {written.get(what)}, now {own[what]}); put that back, or delete the "
+                    "folder"
+                )
+        return epoch
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """One optimiser step.
@@ -587,10 +643,41 @@ class PromptTrainer(TrainerX):
             self.fit()
             best = self.cfg.TEST.FINAL_MODEL == "best_val"
             self.save_model(self.max_epoch - 1, self.output_dir, is_best=best)
+            self.test()
+            self._write_prompts()
         elif self.num_trainable:
             super().train()
-            return
-        self.test()
+        else:
+            self.test()
+
+    def after_train(self) -> None:
+        """Test, as in Dassl, and write what was tested in the form that travels."""
+        super().after_train()
+        self._write_prompts()
+
+    def _write_prompts(self) -> None:
+        """Write `prompts.safetensors`, see `promptclip.prompt_file`."""
+        about = {
+            "method": type(self).__name__,
+            "epoch": self._loaded_epoch or self.max_epoch,
+            "promptclip": promptclip.__version__,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "backbone_sha256": self.model.clip.weights_hash,
+            "classnames": list(self.dm.dataset.classnames),
+            "config_hash": config_hash(self.cfg),
+        }
+        states = {name: self._models[name].state_dict() for name in self._used}
+        file = Path(self.output_dir, prompt_file.NAME)
+        try:
+            prompt_file.write(states, about, file)
+        except TypeError as error:
+            log.warning("%s is not written: %s learns more than it holds (%s)",
+                        file, type(self).__name__, error)  # fmt: skip
+
+    @property
+    def _used(self) -> list[str]:
+        """The learners that a test needs."""
+        return [name for name in self._models if name not in self.model.training_only]
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
@@ -648,15 +735,17 @@ class PromptTrainer(TrainerX):
         cache, clip = open_cache(self.cfg.TEST.FEATURE_CACHE), self.model.clip
         if cache is None or (its := identity(clip, loader, self.cfg)) is None:
             return None
-        features = cache.read(its)
-        if features is not None:
+        if (features := cache.read(its)) is not None:
             return features, "found"
-        log.info("Image features of %d pictures are computed, for all runs", its["number"])
-        with _own_draws(max(self.cfg.SEED, 0)):
-            features, _ = self._encode(tqdm(loader, disable=None))
-        if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
-            return None
-        cache.keep(its, features)
+        with cache.alone(its):
+            if (features := cache.read(its)) is not None:  # by another process in the meantime
+                return features, "found"
+            log.info("Image features of %d pictures are computed, for all runs", its["number"])
+            with _own_draws(max(self.cfg.SEED, 0)):
+                features, _ = self._encode(tqdm(loader, disable=None))
+            if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
+                return None
+            cache.keep(its, features)
         return features, "computed"
 
     def _encode(self, loader: Any) -> tuple[Tensor, Tensor]:
@@ -686,12 +775,13 @@ class PromptTrainer(TrainerX):
         """Load the learned tensors strictly; the classes may be others than in training.
 
         Args:
-            directory: a run's output folder.
-            epoch: that epoch's checkpoint; else the best on validation.
+            directory: a run's output folder, or a `prompts.safetensors`.
+            epoch: that epoch's checkpoint; else the best on validation, or where a run's folder has
+                none, its `prompts.safetensors`.
 
         Raises:
-            UserError: no folder is given, or the checkpoint is of another method, backbone or
-                shape.
+            UserError: none is given, or it is damaged, or of another method, backbone, shape or
+                run.
         """
         if self._models and not directory:
             raise UserError(
@@ -701,13 +791,64 @@ class PromptTrainer(TrainerX):
         if not self._models:
             log.info("Nothing to load")
             return
-        file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-        for name, model in self._models.items():
-            if name in self.model.training_only:
-                continue
-            path = f"{directory}/{name}/{file}"
-            epoch_of = _load_strictly(model, path)
-            log.info('Loading weights to %s from "%s" (epoch = %s)', name, path, epoch_of)
+        for name, checkpoint in self._checkpoints(Path(directory), epoch).items():
+            _load_strictly(self._models[name], checkpoint)
+            path, self._loaded_epoch = checkpoint["path"], checkpoint["epoch"]
+            log.info('Loading weights to %s from "%s" (epoch = %d)', name, path, self._loaded_epoch)
+
+    def _checkpoints(self, place: Path, epoch: int | None) -> dict[str, dict[str, Any]]:
+        """Those that `load_model` means, by learner."""
+        name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        files = {learner: place / learner / name for learner in self._used}
+        prompts = place if place.suffix == prompt_file.SUFFIX else place / prompt_file.NAME
+        without = epoch is None and not any(file.exists() for file in files.values())
+        if prompts == place or (without and prompts.exists()):
+            found = self._read_prompts(prompts, self._used)
+        else:
+            found = {learner: checkpoints.read(str(file)) for learner, file in files.items()}
+        trained = run_file.read(place)
+        for checkpoint in found.values():
+            path, run = checkpoint["path"], _origin(checkpoint["state_dict"]).get("run")
+            if epoch is not None and checkpoint["epoch"] not in (0, epoch):  # 0: it does not say
+                raise UserError(
+                    f"{path} is of epoch {checkpoint['epoch']}, not {epoch}; set --load-epoch"
+                )
+            if trained and run and run != trained["config_hash"]:
+                raise UserError(
+                    f"{path} is of another run than its folder: its configuration has the hash "
+                    f"{run}, {run_file.RUN_FILE} says {trained['config_hash']}; put back its own, "
+                    "or train again"
+                )
+        return found
+
+    def _start(self, file: str, learner: str) -> dict[str, Any]:
+        """The checkpoint of MODEL.INIT_WEIGHTS."""
+        if file.endswith(prompt_file.SUFFIX):
+            return self._read_prompts(Path(file), [learner])[learner]
+        return checkpoints.read(file)
+
+    def _read_prompts(self, file: Path, learners: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Some learners of a `prompts.safetensors`, as checkpoints of this run's CLIP."""
+        tensors, about = prompt_file.read(file)
+        found = prompt_file.states(tensors, about)
+        _refuse("method", about["method"], type(self).__name__)
+        own, name = self.model.clip.weights_hash, self.cfg.MODEL.BACKBONE.NAME
+        if about["backbone_sha256"] != own:
+            raise UserError(
+                f"{file} was made with the backbone {about['backbone']!r}, whose weights have the "
+                f"SHA-256 {about['backbone_sha256']:.12}...; those of this run's {name!r} have "
+                f"{own:.12}...; give the same backbone"
+            )
+        if lacking := [learner for learner in learners if learner not in found]:
+            raise UserError(
+                f"{file} does not hold {', '.join(lacking)}, but {', '.join(found)}; the options "
+                "that shape the prompts must be those of training"
+            )
+        for state in found.values():
+            if _origin(state):  # the same weights may lie in another place now
+                state[_ORIGIN] = {**state[_ORIGIN], "backbone": name}
+        more = {"epoch": about["epoch"], "path": str(file)}
+        return {learner: {"state_dict": found[learner], **more} for learner in learners}
 
 
 @contextmanager
@@ -731,17 +872,28 @@ def _without_image_prompts() -> list[str]:
     return [name for name, method in plugins.methods().items() if not method.Model.prompts_image]
 
 
-def _load_strictly(model: nn.Module, path: str) -> Any:
-    """Load a checkpoint's tensors; refuse those of another method, backbone or shape.
+def _origin(state: dict[str, Any]) -> dict[str, Any]:
+    """What a state dict says of where it is from; nothing if it is not of this software."""
+    found = state.get(_ORIGIN)
+    return found if isinstance(found, dict) else {}
 
-    Returns:
-        The epoch that it is of.
-    """
-    origin, checkpoint = "origin._extra_state", checkpoints.read(path)
+
+def _refuse(what: str, theirs: object, own: object) -> None:
+    """Refuse a checkpoint that was made with something else."""
+    if theirs != own:
+        raise UserError(
+            f"this checkpoint was made with {what} {theirs!r}, but this run has {own!r}; give a "
+            f"checkpoint of the same {what}"
+        )
+
+
+def _load_strictly(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Load the learned tensors; refuse those of another method, backbone or shape."""
+    path = checkpoint["path"]
     state = {k: v for k, v in checkpoint["state_dict"].items() if k not in _FOREIGN_BUFFERS}
-    if origin not in state:
+    if not _origin(state):
         log.warning("%s does not say which method and backbone it is of; trusting you", path)
-        state[origin] = model.state_dict()[origin]
+        state[_ORIGIN] = model.state_dict()[_ORIGIN]
     if broken := not_finite(state):
         raise UserError(
             f"{path}: {broken} has numbers that are not finite; take another checkpoint"
@@ -749,7 +901,7 @@ def _load_strictly(model: nn.Module, path: str) -> Any:
     try:
         with checkpoints.told(path):
             # First, as it names what does not fit; a learner may not understand its tensors then
-            model.get_submodule("origin").set_extra_state(state[origin])
+            model.get_submodule("origin").set_extra_state(state[_ORIGIN])
         model.load_state_dict(state)
     except RuntimeError as error:
         expected, found = (
@@ -760,4 +912,3 @@ def _load_strictly(model: nn.Module, path: str) -> Any:
             f"{path} does not fit: expected {expected}, got {found}; the options that shape the "
             "prompts must be those of training (class-specific prompts cannot change classes)"
         ) from error
-    return checkpoint["epoch"]

@@ -73,7 +73,7 @@ def random_state_dict(config: CLIPConfig = TINY, seed: int = 0) -> dict[str, Ten
     }
 
 
-def save(file: Path, config: CLIPConfig = TINY) -> None:
+def save(file: Path, config: CLIPConfig = TINY, seed: int = 0) -> None:
     """Write a random CLIP as MODEL.BACKBONE.NAME takes it."""
     metadata = {"promptclip.config": json.dumps(dataclasses.asdict(config))}
-    save_file(random_state_dict(config), file, metadata)
+    save_file(random_state_dict(config, seed), file, metadata)

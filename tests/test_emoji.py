@@ -20,6 +20,7 @@ from promptclip import emoji
 from promptclip.clip.load import TINY_EMOJI, load_clip
 from promptclip.clip.tokenizer import tokenize
 from promptclip.errors import UserError
+from promptclip.few_shot import PARTS
 
 pytestmark = pytest.mark.usefixtures("emoji_packages")
 
@@ -36,7 +37,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_split(drawn: Path, name: str) -> Split:
     split: Split = json.loads((drawn / name / f"split_zhou_{name}.json").read_text())
-    return split
+    return {part: split[part] for part in PARTS}
 
 
 def trained_on() -> set[str]:

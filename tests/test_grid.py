@@ -31,6 +31,7 @@ from promptclip import cli, data_sets, emoji, own_pictures, plugins, results, ta
 from promptclip.commands import grid
 from promptclip.config import Builder, config_hash, default_cfg
 from promptclip.errors import UserError
+from promptclip.files import write_record
 from promptclip.grid import journal, plan, pool, slurm, sources, status, worker
 from promptclip.grid.estimate import Estimate, told
 from promptclip.grid.plan import Spec
@@ -180,7 +181,7 @@ def test_a_plan_follows_its_configuration_files(spec, yamls, tmp_path):
 def test_a_plan_of_another_promptclip_is_made_anew(spec, stored, monkeypatch):
     before = plan.store(spec, stored)
     file = stored / plan.PLAN_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 1, "runs": []}))
+    write_record(json.loads(file.read_text()) | {"schema": 1, "runs": []}, file)
     with pytest.raises(UserError, match="of another version of promptclip; the command that made"):
         plan.load(stored)
     assert plan.store(spec, stored) == before
@@ -362,8 +363,8 @@ def test_a_file_system_without_locks_is_refused(stored, monkeypatch, caplog):
         for attempt in (queue.take, lambda: journal.Journal(stored, "w")):
             with pytest.raises(UserError, match="cannot lock .*No locks.*only on a file system"):
                 attempt()
-    with locked(stored):  # one run alone needs none
-        assert "see to it that only one uses" in caplog.text
+    with locked(stored):  # one run alone has a file in its place
+        assert ".lease takes the place of the lock" in caplog.text
 
 
 def test_what_was_written_of_another_plan_counts_for_no_run(spec, stored, capsys):

@@ -36,6 +36,7 @@ from promptclip.clip.layout import StateDict, build_resnet, check_tensors, infer
 from promptclip.clip.model import PRECISIONS, FrozenCLIP
 from promptclip.errors import UserError
 from promptclip.files import expanded
+from promptclip.tensor_file import tensors_hash
 
 Source = str | Path | nn.Module
 
@@ -92,6 +93,8 @@ def load_clip(
         UserError: if the source cannot be read or is not a supported CLIP.
     """
     state_dict, config, visual = read_clip(source)
+    image = {} if visual is None else visual.state_dict(prefix="visual.")
+    weights = tensors_hash({**state_dict, **image})
     clip = FrozenCLIP(
         state_dict,
         config,
@@ -101,6 +104,7 @@ def load_clip(
         half=half_type(device),
         memory_budget=memory_budget,
     )
+    clip.weights_hash = weights
     return clip.to(device)
 
 

@@ -9,7 +9,6 @@ and nothing has to be patched. The text tower has two paths with equal results:
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +21,7 @@ from promptclip.clip import shared_prefix
 from promptclip.clip.attention import attention
 from promptclip.clip.config import CLIPConfig
 from promptclip.errors import UserError
+from promptclip.tensor_file import tensors_hash
 
 if TYPE_CHECKING:
     from promptclip.prompts import TextTokens
@@ -41,11 +41,6 @@ class Prompter(Protocol):
 
     def __call__(self, layer: int, tokens: Any) -> Tensor | None:
         """Prompt tokens for this layer."""
-
-
-def raw_bytes(tensor: Tensor) -> Any:
-    """The numbers of a tensor as they lie in memory, for a hash: a buffer."""
-    return tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
 
 
 class PixelsNeededError(AttributeError):
@@ -199,6 +194,10 @@ class FrozenCLIP(nn.Module):
         half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
         memory_budget: bytes that the text tower may keep for its backward pass where there are
             many classes; 0 is half of what is free. Results do not depend on it.
+
+    Attributes:
+        weights_hash: SHA-256 of the weights as `load_clip` has read them, in whatever precision
+            they run; "" if they are from elsewhere.
     """
 
     patch_weight: Tensor
@@ -209,6 +208,7 @@ class FrozenCLIP(nn.Module):
     text_positions: Tensor
     text_projection: Tensor
     logit_scale: Tensor
+    weights_hash: str = ""
 
     def __init__(
         self,
@@ -278,13 +278,8 @@ class FrozenCLIP(nn.Module):
 
     def image_tower_hash(self) -> str:
         """SHA-256 of all that is frozen, but for the text tower."""
-        digest = hashlib.sha256()
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
-        for name, tensor in sorted(tensors.items()):
-            if not name.startswith(_OF_TEXT):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-                digest.update(raw_bytes(tensor))
-        return digest.hexdigest()
+        return tensors_hash({k: v for k, v in tensors.items() if not k.startswith(_OF_TEXT)})
 
     # ---------------------------------------------------------------- images
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from promptclip.errors import UserError
 
 _MARKERS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
+_LONGEST = 5000  # characters; 75 tokens have far fewer
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
@@ -27,13 +28,13 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
         Ids, int64, [C, L]. The end of the text is the largest id of its row.
 
     Raises:
-        UserError: if a text is longer than L - 2 tokens.
+        UserError: if a text is longer than L - 2 tokens, or no Unicode.
     """
     texts = [texts] if isinstance(texts, str) else texts
     tokenizer = _tokenizer()
     ids = torch.zeros(len(texts), context_length, dtype=torch.long)
     for row, text in zip(ids, texts, strict=True):
-        tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        tokens = [tokenizer.sot_token_id, *_encode(text), tokenizer.eot_token_id]
         if len(tokens) > context_length:
             raise UserError(
                 f"a text may have at most {context_length - 2} tokens, this one has "
@@ -41,6 +42,18 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
             )
         row[: len(tokens)] = torch.tensor(tokens)
     return ids
+
+
+def _encode(text: str) -> list[int]:
+    if len(text) > _LONGEST:  # for which the merging of pairs would take minutes
+        raise UserError(
+            f"a text may have at most {_LONGEST} characters, this one has {len(text)}: "
+            f"{text!r:.80}; shorten it"
+        )
+    try:
+        return list(_tokenizer().encode(text))
+    except UnicodeEncodeError:
+        raise UserError(f"a text must be Unicode, got half a character in {text!r:.80}") from None
 
 
 @functools.cache

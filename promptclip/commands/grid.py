@@ -170,6 +170,7 @@ def _start(spec: Spec, asked: Mapping[str, Any], seats: list[dict[str, str]]) ->
             return 0
         queue = Queue(folder)
         queue.forgive()
+        queue.withdraw_damaged()
         if asked["launcher"] == "local" or not queue.left():
             return _work(folder, seats)
         jobs = slurm.submit(folder, len(seats), number_of(asked, "per_gpu"), options)

@@ -21,6 +21,7 @@ Event: TypeAlias = dict[str, Any]
 
 # Events of a run. "start" is followed by one of the others, or by nothing if the process died.
 START, DONE, FAILED, STOPPED, BUSY = "start", "done", "failed", "stopped", "busy"
+_KINDS: dict[str, Any] = {"time": int | float, "event": str, "run": int, "hash": str}
 
 
 class Journal:
@@ -65,13 +66,23 @@ def path(folder: Path, worker: str) -> Path:
 
 
 def events(file: Path) -> list[Event]:
-    """What a worker has written; a line that was cut off by its death is left out."""
+    """What a worker has written; a line that was cut off by its death, or damaged, is left out."""
     found: list[Event] = []
     with contextlib.suppress(FileNotFoundError):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                event = json.loads(line)
+                if _whole(event):
+                    found.append(event)
     return found
+
+
+def _whole(event: Any) -> bool:
+    """Whether something has all that an event has."""
+    if not isinstance(event, dict):
+        return False
+    kinds = _KINDS | ({"seconds": int | float} if event.get("event") == DONE else {})
+    return all(isinstance(event.get(key), kind) for key, kind in kinds.items())
 
 
 def unfinished(found: Sequence[Event]) -> Event | None:

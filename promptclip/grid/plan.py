@@ -17,7 +17,7 @@ from promptclip.cell import Cell, Run
 from promptclip.config import Builder, configs_dir
 from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
-from promptclip.files import content_hash, read_json, write_json
+from promptclip.files import DamagedError, content_hash, read_record, write_record
 from promptclip.grid.sources import Sources
 from promptclip.protocols import PLANS, Plan, Settings
 from promptclip.tree import OWN_YAML, TARGETS, Place
@@ -160,7 +160,7 @@ def store(spec: Spec, folder: Path) -> Stored:
     log.info("planning %s", folder)
     build = Builder()
     plan = make(spec, _output(folder), build)
-    write_json(_record(asked, plan, build), folder / PLAN_FILE, indent=None)
+    write_record(_record(asked, plan, build), folder / PLAN_FILE, indent=None)
     return load(folder)
 
 
@@ -183,6 +183,7 @@ def load(folder: Path) -> Stored:
 
 
 def _stored(content: Mapping[str, Any], output: str) -> Stored:
+    """A plan from what `_record` gave."""
     asked, build = content["asked"], Builder()
     cells: list[Cell] = []
     for record in content["cells"]:
@@ -257,13 +258,12 @@ def _content(folder: Path) -> dict[str, Any]:
     """
     file = folder / PLAN_FILE
     try:
-        content: dict[str, Any] = read_json(file)
+        content = read_record(file)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no grid: there is no {PLAN_FILE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, DamagedError) as error:
         raise _damaged(file, error) from None
-    asked = content.get("asked") if isinstance(content, dict) else None
-    if not isinstance(asked, dict) or "schema" not in content:
+    if "schema" not in content or not isinstance(content.get("asked"), dict):
         raise _damaged(file, "it is no plan")
     return content
 

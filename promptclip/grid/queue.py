@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
+import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from promptclip import results
-from promptclip.files import write_json
+from promptclip import results, run_file
+from promptclip.files import DamagedError, read_record, write_record
 from promptclip.grid import journal, plan
 from promptclip.lock import try_lock, unlock
 
@@ -28,6 +29,9 @@ CLAIMS = "claims"
 FAILURES = "failures"
 LOGS = "logs"
 _LOOK_AGAIN = 5.0  # seconds, at a run that something outside the grid is at
+_NAME = re.compile(r"(\d+)-([0-9a-f]+)-\d+-.*\.json")  # of a failure: run, hash, time, worker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,9 @@ class Queue:
 
     def finished(self, number: int) -> bool:
         """Whether a run has a whole result of the planned configuration."""
-        if number not in self._finished:
-            folder = self.runs[number].folder
-            result = results.read(folder)
-            if result is not None and result["config_hash"] == self.hashes[number]:
-                self._finished.add(number)
+        run = self.runs[number]
+        if number not in self._finished and results.read_of(run.folder, self.hashes[number]):
+            self._finished.add(number)
         return number in self._finished
 
     def waiting(self) -> bool:
@@ -156,15 +158,40 @@ class Queue:
         known = str(log) if log.is_file() else ""
         failure = Failure(number, self.hashes[number], worker, error, known, tail)
         name = f"{number:05d}-{failure.hash}-{time.time_ns()}-{worker}.json"
-        write_json(asdict(failure), self.folder / FAILURES / name)
+        write_record(asdict(failure), self.folder / FAILURES / name)
 
     def failures(self) -> list[Failure]:
         """All failures since the grid was last started, those of a run in order of time."""
         found = []
-        for file, *_ in sorted(self._failure_files()):
-            with contextlib.suppress(FileNotFoundError):  # just forgiven
-                found.append(Failure(**json.loads(file.read_text(encoding="utf-8"))))
+        for file, number in sorted(self._failure_files()):
+            hash = self.hashes[number]
+            try:
+                failure = Failure(**read_record(file))
+                if (failure.run, failure.hash) != (number, hash):
+                    raise DamagedError(f"{file} is damaged (it is of another run)")
+            except FileNotFoundError:  # just forgiven
+                continue
+            except (DamagedError, TypeError) as error:
+                failure = Failure(number, hash, "unknown", f"why is not known any more: {error}")
+            found.append(failure)
         return found
+
+    def withdraw_damaged(self) -> None:
+        """Delete results that are not whole, so that their runs are not taken for finished.
+
+        A look at every result, for the command that starts a grid; workers go by the files alone.
+        """
+        for number in sorted(self._finished):
+            folder, hash = self.runs[number].folder, self.hashes[number]
+            if results.read_of(folder, hash) is not None:
+                continue
+            with contextlib.suppress(DamagedError):  # the run itself will be refused by name
+                purpose = run_file.read(folder)
+                if purpose is not None and purpose["config_hash"] == hash:
+                    file = folder / results.RESULT_FILE
+                    log.warning("%s is damaged; its run is done again", file)
+                    file.unlink(missing_ok=True)
+                    self._finished.discard(number)
 
     def forgive(self) -> None:
         """Forget failures, so that what has failed is tried again."""
@@ -179,7 +206,7 @@ class Queue:
             self.fail(start["run"], worker, how, log, last_words(log))
 
     def _planned(self, number: int, hash: str) -> bool:
-        return number < len(self.hashes) and self.hashes[number] == hash
+        return 0 <= number < len(self.hashes) and self.hashes[number] == hash
 
     def _ready(self, number: int, failed: Counter[int]) -> bool:
         """Whether a run has what it needs; one whose training was given up fails with reason."""
@@ -198,9 +225,9 @@ class Queue:
     def _failure_files(self) -> Iterator[tuple[Path, int]]:
         """The file of each failure of a run of this plan, and the run's number."""
         for file in (self.folder / FAILURES).glob("*.json"):
-            number, hash, *_ = file.name.split("-")
-            if self._planned(int(number), hash):
-                yield file, int(number)
+            named = _NAME.fullmatch(file.name)
+            if named and self._planned(int(named[1]), named[2]):
+                yield file, int(named[1])
 
     def _claim(self, number: int) -> bool:
         self._claims = self._claims or (self.folder / CLAIMS).open("a+b")

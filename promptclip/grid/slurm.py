@@ -7,7 +7,6 @@ and be queued again; it then goes on with whatever is left.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptclip.errors import UserError
-from promptclip.files import write_json
+from promptclip.files import DamagedError, read_record, write_record
 from promptclip.grid.pool import Pool, seats
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def submit(folder: Path, count: int, per_gpu: int, options: Mapping[str, str]) -
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"sbatch refused the jobs: {error}") from None
     ids = [job.job_id for job in sent]
-    write_json({"jobs": ids}, folder / JOBS_FILE)
+    write_record({"jobs": ids}, folder / JOBS_FILE)
     return ids
 
 
@@ -175,11 +174,19 @@ def jobs(folder: Path) -> list[str]:
     Raises:
         UserError: if Slurm does not answer.
     """
+    file = folder / JOBS_FILE
     try:
-        known = json.loads((folder / JOBS_FILE).read_text(encoding="utf-8"))["jobs"]
+        known = read_record(file)["jobs"]
     except FileNotFoundError:
         return []
-    arrays = ",".join(sorted({job.partition("_")[0] for job in known}))
+    except (DamagedError, KeyError) as error:
+        raise UserError(
+            f"{file} does not tell which jobs were sent ({error}): look with squeue whether any of "
+            "this grid are in the queue, and delete the file"
+        ) from None
+    arrays = ",".join(sorted({str(job).partition("_")[0] for job in known}))
+    if not arrays:
+        return []
     command = ["squeue", "--noheader", "--array", "--format", "%i", "--jobs", arrays]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -7,14 +7,13 @@ After each epoch a trainer writes `resume.pth.tar`; the one before stays as
 import logging
 import os
 import random
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, is_intact
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def read(directory: str) -> dict[str, Any] | None:
     for path in (Path(directory, CURRENT), Path(directory, PREVIOUS)):
         if not path.exists():
             continue
-        if _is_intact(path):
+        if is_intact(path):
             logger.info("Resuming exactly from %s", path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
@@ -77,12 +76,3 @@ def read(directory: str) -> dict[str, Any] | None:
             "checkpoint or from the start"
         )
     return None
-
-
-def _is_intact(path: Path) -> bool:
-    """Compare the checksums in the archive with its contents."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # a damaged archive can raise nearly anything
-        return False

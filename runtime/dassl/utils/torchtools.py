@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 
-from dassl.utils.tools import atomic_write, tolist_if_not
+from dassl.utils.tools import atomic_write, is_intact, tolist_if_not
 
+_ARCHIVE = b"PK\x03\x04"  # what torch.save writes begins so; older versions wrote no archive
 logger = logging.getLogger(__name__)
 
 
@@ -96,12 +97,17 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     Raises:
         ValueError: if the path is None.
         FileNotFoundError: if there is no such file.
+        RuntimeError: if it is damaged; files of PyTorch before 1.6 have no checksums.
         pickle.UnpicklingError: if it holds more than tensors and plain values.
     """
     if fpath is None:
         raise ValueError("expected the path of a checkpoint, got None")
     if not os.path.exists(fpath):
         raise FileNotFoundError(f'File is not found at "{fpath}"')
+    with open(fpath, "rb") as file:
+        archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+    if archive and not is_intact(fpath):
+        raise RuntimeError(f"{fpath} is damaged: its contents do not match its checksums")
     map_location = None if torch.cuda.is_available() else "cpu"
     try:
         with torch.serialization.safe_globals(_STAND_INS):
