@@ -173,6 +173,9 @@ def test_a_long_grid_holds_no_more_in_the_end(tmp_path, count):
     files, memory = zip(*json.loads((tmp_path / "held.json").read_text()), strict=True)
     assert len(files) == 300
     assert max(files[50:]) <= files[50] + 2
-    # The allocator keeps some of what it was given; 100 kB that every run leaves would be more.
-    assert max(memory[200:]) <= max(memory[50:100]) + 16 * 2**20
+    # Methods come one after the other, and one that trains needs more than one that does not. The
+    # allocator keeps some of what it was given; 100 kB that every run leaves would be more.
+    for first in (0, 100, 200):
+        early, late = memory[first + 10 : first + 50], memory[first + 50 : first + 100]
+        assert max(late) <= max(early) + 4 * 2**20
     count("short runs in one process", len(files))
