@@ -234,12 +234,8 @@ class Builder:
         base = str(configs_dir() / "trainers" / "base.yaml")
         names = [base, *filter(None, (dataset_file, config_file))]
         contents = [dict(self._content(name)) for name in names]
-        sections = {name: contents[-1].pop(name, {}) for name in CONDITIONAL}
-        per_cfg = contents[1].pop("PER_CFG", {}) if dataset_file else {}
-        if not isinstance(per_cfg, dict):
-            raise UserError(
-                f"{dataset_file}: PER_CFG holds a section for each yaml, got {per_cfg!r:.200}"
-            )
+        sections = {name: _sections(contents[-1], name, names[-1], "value") for name in CONDITIONAL}
+        per_cfg = _sections(contents[1], "PER_CFG", names[1], "yaml") if dataset_file else {}
         layers: list[Layer] = list(zip(names, contents, strict=True))
         scratch = copied(self.defaults)
         # A wrong key or name in a section shall not wait for the run that selects it.
@@ -261,6 +257,14 @@ class Builder:
             self.files[name] = hashlib.sha256(content).hexdigest()
             self._contents[name] = _parsed(content, name)
         return self._contents[name]
+
+
+def _sections(content: dict[str, Any], name: str, file: str, each: str) -> dict[Any, Any]:
+    """Take the sections of a name out of a yaml's content; nothing behind the colon means none."""
+    found = content.pop(name, None)
+    if not isinstance(found, dict | None):
+        raise UserError(f"{file}: {name} holds a section for each {each}, got {found!r:.200}")
+    return found or {}
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,13 @@ _DTYPES = {
 
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive; one of `torch.save` has no constants."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except OSError:
+        raise
+    except Exception:  # what is no archive, or a damaged one, can raise anything
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:

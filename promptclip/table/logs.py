@@ -33,9 +33,9 @@ _LINES = re.compile(
     r"|(?P<finished>Finish(ed)? training)"
     r"|(?:Evaluate on the \*|Do evaluation on )(?P<split>\w+)"
     r"|(?P<result>=> result)"
-    r"|\* total: (?P<total>[\d,]+)"
-    r"|\* correct: (?P<correct>[\d,]+)"
-    r"|\* accuracy: (?P<accuracy>[\d.]+)%"
+    r"|\* total: (?P<total>\d[\d,]*)"
+    r"|\* correct: (?P<correct>\d[\d,]*)"
+    r"|\* accuracy: (?P<accuracy>\d+(?:\.\d+)?)%"
 )
 _CONFIG = re.compile(r"\*\* Config \*\*\n\*+\n((?: *\w+:.*\n)+)")
 _MODEL_DIR = re.compile(r"(?m)^model_dir: (\S+)$")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import grid_case
+import pytest
 import torch
 from faults.processes import ended, go, ready, started
 from mini_benchmark import cfg_of
 
 from promptclip import prompt_file, results
+from promptclip.grid import journal, plan
 from promptclip.run import run
 
 # Tests on image features that all share, and computes them slowly.
@@ -116,3 +123,49 @@ def test_five_runs_in_one_folder(mini, tmp_path, count):
     assert one[1] == other[1]
     assert all(torch.equal(other[0][name], tensor) for name, tensor in one[0].items())
     count("faults injected", 4)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "a")], ids=["two grids", "one grid twice"])
+def test_two_grids_over_one_output_tree(names, tmp_path, count):
+    """Each run is trained once, whoever does it, with the numbers that it has alone."""
+    yamls = grid_case.make(tmp_path / "data")
+    command = grid_case.command(
+        *("zsclip,coop", "--datasets", yamls[0], "--root", tmp_path / "data", "--shots", 2),
+        *("--seeds", "1-2", "--set", "OPTIM.MAX_EPOCH", 2, "--workers", 2),
+    )
+    more = {"PROMPTCLIP_FEATURE_CACHE": str(tmp_path / "features")}
+    environment = grid_case.environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **more)
+
+    def start(output: Path, name: str) -> subprocess.Popen[str]:
+        words = [*command, "--output", str(output), "--name", name]
+        return subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    output = tmp_path / "output"
+    grids = [start(output, name) for name in names]
+    said = [(grid.communicate()[0], grid.returncode) for grid in grids]
+    refused = [out for out, status in said if status == 2]
+    assert all(status in (0, 2) for _, status in said), said
+    assert len(refused) == len(names) - len(set(names)), said
+    assert all("is in use by process" in out for out in refused)
+    alone = start(tmp_path / "alone", "a")
+    assert (alone.communicate()[0], alone.returncode)[1] == 0
+    assert grid_case.measured(output) == grid_case.measured(tmp_path / "alone")
+    logs = {file.parent: file.read_text() for file in output.glob("fewshot/**/seed*/log.txt")}
+    assert len(logs) == 4
+    for folder, log in logs.items():
+        trained = "CoOp" in folder.parts
+        assert log.count("Evaluate on the *test* set") == 1, folder
+        assert log.count("Finish training") == trained, folder
+        assert log.count("epoch [1/2] batch [1/") == trained, folder
+    events: list[Any] = [
+        event
+        for name in set(names)
+        for file in journal.files(plan.folder_of(output, name))
+        for event in journal.events(file)
+    ]
+    assert not [event for event in events if event["event"] == journal.FAILED]
+    done = {event["hash"] for event in events if event["event"] == journal.DONE}
+    assert len(done) == 4, json.dumps(events)
+    count("faults injected")
