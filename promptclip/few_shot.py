@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import random
 import re
@@ -45,7 +46,7 @@ def read_pictures(rows: Any, source: Path) -> list[Picture]:
         if row[1] < 0:
             raise UserError(f"{source}: expected labels from 0, got {row!r:.200}")
         try:
-            f"{row[0]} {row[2]}".encode()
+            os.fsencode(row[0]), row[2].encode()
         except UnicodeEncodeError:  # half a character, which no file name and no prompt can have
             raise UserError(f"{source}: expected Unicode text, got {row!r:.200}") from None
         refuse_outside(row[0], source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -155,8 +156,12 @@ def _serve(said: str) -> None:
     import mini_benchmark  # noqa: F401
 
     from promptclip import plugins, run, trainer  # noqa: F401
+    from promptclip.stopping import SIGNALS
 
     plugins.load_plugins()
+    for number in SIGNALS:  # some of which a shell may have started the tests to ignore
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

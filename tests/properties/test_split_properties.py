@@ -13,7 +13,7 @@ from faults.damage import says
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptclip import few_shot, split_files, splits
+from promptclip import few_shot, files, split_files, splits
 from promptclip.benchmark import list_class_folders
 from promptclip.errors import UserError
 from promptclip.few_shot import PARTS, Picture, draw
@@ -94,7 +94,7 @@ def test_any_json_is_a_split_or_refused_by_name(file: Path, content: Any, suffix
 def test_any_bytes_are_refused_by_name(file: Path, content: bytes, suffix: str) -> None:
     path = file.with_suffix(suffix)
     path.write_bytes(content)
-    for read in (splits.read, split_files.read_rows, splits.read_json_mapping):
+    for read in (splits.read, split_files.read_rows, files.read_json_mapping):
         try:
             read(path)
         except UserError as error:
