@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from promptclip import pictures as picture_files
 from promptclip.errors import UserError, printable
 from promptclip.few_shot import PARTS, Picture
-from promptclip.files import content_hash, read_json_mapping, write_json
+from promptclip.files import DamagedError, content_hash, read_record, write_record
 from promptclip.pictures import UnreadableError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def leave_out(
 def remember(dataset: Any, output: str) -> None:
     """Leave a list of what was left out for the time when the run is resumed."""
     if getattr(dataset, "skipped", None) is not None:
-        write_json(dataset.skipped, Path(output, RECORD))
+        write_record(dataset.skipped, Path(output, RECORD))
 
 
 def summary(skipped: Skipped) -> dict[str, dict[str, Any]]:
@@ -107,7 +107,10 @@ def summary(skipped: Skipped) -> dict[str, dict[str, Any]]:
 
 def _recalled(record: Path) -> Skipped:
     remedy = f"delete the folder {record.parent} to run it anew"
-    content = read_json_mapping(record, remedy)
+    try:
+        content = read_record(record)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {remedy}") from None
     if content.keys() != set(PARTS) or not all(isinstance(p, dict) for p in content.values()):
         raise UserError(f"{record}: expected the parts {', '.join(PARTS)}; {remedy}")
     return content

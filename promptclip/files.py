@@ -74,16 +74,25 @@ def read_record(path: Path, *, sealed: bool = False) -> dict[str, Any]:
         DamagedError: if it holds something else than was written.
     """
     try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise DamagedError(f"{path} is damaged (it holds no object of JSON)")
-        checksum = content.pop(_CHECKSUM, None)
-        if checksum != content_hash(content) and (sealed or checksum is not None):
-            raise DamagedError(f"{path} is damaged (its checksum does not fit)")
+        return checked(read_json(path), path, sealed=sealed)
     except DamagedError:
         raise
     except (ValueError, IsADirectoryError) as error:
         raise DamagedError(f"{path} is damaged ({error})") from None
+
+
+def checked(content: Any, path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """The same for what a file holds, where it has been read already; the checksum is taken out.
+
+    Raises:
+        DamagedError: if it is something else than was written.
+        ValueError: if it holds a number that JSON does not have.
+    """
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} is damaged (it holds no object of JSON)")
+    checksum = content.pop(_CHECKSUM, None)
+    if checksum != content_hash(content) and (sealed or checksum is not None):
+        raise DamagedError(f"{path} is damaged (its checksum does not fit)")
     return content
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import promptclip
 from promptclip import imbalance
 from promptclip.errors import UserError
-from promptclip.files import DamagedError, read_json, read_record, write_record
+from promptclip.files import DamagedError, checked, read_json, read_record, write_record
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -154,13 +154,14 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     """
     file = Path(folder, RESULT_FILE)
     try:
-        schema = read_json(file).get("schema")
+        result = read_json(file)
+        schema = result.get("schema")
         if isinstance(schema, int) and schema > SCHEMA:  # whose checksum may be another, too
             raise UserError(
                 f"{file} has schema {schema}, of a newer promptclip, and this one reads {SCHEMA}; "
                 "install the newer one, or move the folder away"
             )
-        return read_record(file, sealed=True) if schema == SCHEMA else None
+        return checked(result, file, sealed=True) if schema == SCHEMA else None
     except DamagedError:
         return None
     except UserError:
