@@ -60,7 +60,8 @@ def _encode(text: str) -> list[int]:
 def _tokenizer() -> Any:
     """open_clip's tokenizer, as OpenAI's."""
     module = _module()
-    tokenizer = module.SimpleTokenizer()
+    # This copy of the module has made one for itself already, a tenth of a second's work
+    tokenizer = getattr(module, "_tokenizer", None) or module.SimpleTokenizer()
     # open_clip renamed the two markers; a text that spells one out must read as it did for OpenAI.
     pattern = tokenizer.pat.pattern
     for name, renamed in _MARKERS.items():
