@@ -7,6 +7,7 @@ A method is a frozen dataclass of options, a `PromptModel` that says what is lea
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -398,6 +399,7 @@ class PromptTrainer(TrainerX):
             device=self.device,
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
             memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
+            compile=cfg.COMPUTE.COMPILE,
         )
         clip.check_size(cfg.INPUT.SIZE)
         if self.Model.prompts_image and clip.visual is not None:
@@ -597,12 +599,17 @@ class PromptTrainer(TrainerX):
         for regularizer in self.regularizers:
             terms |= regularizer.terms(output, label)
         loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
+        self.model_zero_grad()
+        self.backward(loss, terms)
+        summary = {"loss": loss, "acc": compute_accuracy(output.logits, label)[0].squeeze()}
+        if len(terms) > 1:
+            summary |= {f"loss_{name}": term for name, term in terms.items()}
+        # In one piece and once, before anything is learned: a GPU is waited for here, nowhere else
+        values = torch.stack([value.detach().float() for value in summary.values()]).tolist()
+        if not math.isfinite(values[0]):
             text, images = output.text_features, output.image_features
             found = {"pictures": image, "text features": text, "image features": images}
             raise diverged(self, terms, {**found, "logits": output.logits})
-        self.model_zero_grad()
-        self.backward(loss, terms)
         if self.scaler is None:
             self.model_update()
         else:
@@ -611,11 +618,6 @@ class PromptTrainer(TrainerX):
                 if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                     self.scaler.step(optimizer)
             self.scaler.update()
-        summary = {"loss": loss, "acc": compute_accuracy(output.logits, label)[0].squeeze()}
-        if len(terms) > 1:
-            summary |= {f"loss_{name}": term for name, term in terms.items()}
-        # In one piece: a GPU has to be waited for once, not for each number
-        values = torch.stack([value.detach().float() for value in summary.values()]).tolist()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return dict(zip(summary, values, strict=True))

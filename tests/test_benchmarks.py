@@ -188,7 +188,7 @@ def quick(tmp_path_factory):
 @pytest.mark.slow
 def test_every_row_gives_numbers(quick):
     printed, _, found = quick
-    assert {row["row"] for row in found["rows"]} == ROWS
+    assert {row["row"] for row in found["rows"]} == ROWS - {"compile"}  # not in a quick run
     for row in found["rows"]:
         numbers = [row["figure"], row["ours"]["seconds"]]
         if row["other"] is not None:

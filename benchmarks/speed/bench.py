@@ -41,6 +41,7 @@ class Sizes:
     test_images: int = 5000
     test_batches: tuple[int, int] = (3, 1)  # that are measured, of ours and of the textbook's
     loop_steps: int = 2000
+    compiled: tuple[str, ...] = ("CoOp", "DAPT")  # methods whose steps are compiled
     product: int = 2048  # rows of the matrices that tell the machine's speed
     curve_classes: tuple[int, ...] = (25, 50, 100, 300, 1000, 3000, 10000)
     curve_batches: tuple[int, ...] = (1, 8, 32)
@@ -61,6 +62,7 @@ QUICK = Sizes(
     test_images=24,
     test_batches=(2, 1),
     loop_steps=20,
+    compiled=(),  # it takes minutes on any size
     product=64,
     curve_classes=(3, 6),
     curve_batches=(1, 4),
@@ -109,7 +111,7 @@ class Bench:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Of half the width, as far as the device is quick in them."""
-        return ("fp16", "bf16") if self.device.type == "cuda" else ("bf16",)
+        return ("amp", "fp16", "bf16") if self.device.type == "cuda" else ("bf16",)
 
     def once(self, key: Any, work: Callable[[], Any]) -> Any:
         """What some work gives, done only if it was not done before."""

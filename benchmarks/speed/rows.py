@@ -8,6 +8,7 @@ from functools import partial
 from promptclip.plugins import methods
 from speed.around import overhead, start
 from speed.bench import FULL, Bench, Compared
+from speed.compiling import compiling
 from speed.measure import Measured
 from speed.passes import passes, test
 from speed.table import GIGABYTES, TIMES, Row, times
@@ -121,6 +122,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     **{method.lower(): partial(steps, method) for method in STEPS},
     "test": test,
     "half": half,
+    "compile": compiling,
     "scale": scale,
     "overhead": overhead,
     "start": start,

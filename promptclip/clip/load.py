@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from promptclip.clip import openclip
 from promptclip.clip.archive import is_torchscript, read_torchscript
+from promptclip.clip.compiling import check_compiler
 from promptclip.clip.config import CLIPConfig
 from promptclip.clip.download import OPENAI, openai_weights
 from promptclip.clip.layout import StateDict, build_resnet, check_tensors, infer_config
@@ -79,6 +80,7 @@ def load_clip(
     device: torch.device | str = "cpu",
     textbook: bool = False,
     memory_budget: float = 0,
+    compile: bool = False,
 ) -> FrozenCLIP:
     """The frozen CLIP of a source, ready to run.
 
@@ -88,10 +90,13 @@ def load_clip(
         device: where the weights are put.
         textbook: run the towers as published, without the exact short cuts.
         memory_budget: see `FrozenCLIP`, bytes.
+        compile: see `FrozenCLIP`.
 
     Raises:
-        UserError: if the source cannot be read or is not a supported CLIP.
+        UserError: if the source cannot be read or is not a supported CLIP, or there is no compiler.
     """
+    if compile:
+        check_compiler(device)
     state_dict, config, visual = read_clip(source)
     image = {} if visual is None else visual.state_dict(prefix="visual.")
     weights = tensors_hash({**state_dict, **image})
@@ -103,6 +108,7 @@ def load_clip(
         visual=visual,
         half=half_type(device),
         memory_budget=memory_budget,
+        compile=compile,
     )
     clip.weights_hash = weights
     return clip.to(device)

@@ -10,7 +10,7 @@ and nothing has to be patched. The text tower has two paths with equal results:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from promptclip.clip import shared_prefix
 from promptclip.clip.attention import attention
+from promptclip.clip.compiling import Arguments, Result, compiled
 from promptclip.clip.config import CLIPConfig
 from promptclip.errors import UserError
 from promptclip.tensor_file import tensors_hash
@@ -194,6 +195,7 @@ class FrozenCLIP(nn.Module):
         half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
         memory_budget: bytes that the text tower may keep for its backward pass where there are
             many classes; 0 is half of what is free. Results do not depend on it.
+        compile: have `torch.compile` compile the blocks.
 
     Attributes:
         weights_hash: SHA-256 of the weights as `load_clip` has read them, in whatever precision
@@ -220,12 +222,13 @@ class FrozenCLIP(nn.Module):
         visual: nn.Module | None = None,
         half: torch.dtype = torch.bfloat16,
         memory_budget: float = 0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.config, self.precision, self.textbook = config, precision, textbook
-        self.memory_budget = memory_budget
+        self.memory_budget, self.compile_blocks = memory_budget, compile
         self.dtype = {
             "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": half
         }[precision]  # fmt: skip
@@ -275,6 +278,10 @@ class FrozenCLIP(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.token_embedding.device
+
+    def quick(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """A function of blocks and tensors, compiled if that is asked for."""
+        return compiled(function) if self.compile_blocks else function
 
     def image_tower_hash(self) -> str:
         """SHA-256 of all that is frozen, but for the text tower."""
@@ -343,14 +350,14 @@ class FrozenCLIP(nn.Module):
         if prompter is not None and before_norm:
             x = self._append(x, prompter(0, x))
         x = self.ln_pre(x)
-        last = len(self.visual_blocks) - 1
+        last, through = len(self.visual_blocks) - 1, self.quick(Block.forward)
         for layer, block in enumerate(self.visual_blocks):
             if prompter is not None and not (layer == 0 and before_norm):
                 tokens = prompter(layer, x[:, :own])
                 if tokens is not None:
                     x = self._append(x[:, :own], tokens)
             only_class_token = layer == last and not self.textbook
-            x = block(x, read=slice(0, 1) if only_class_token else None)
+            x = through(block, x, read=slice(0, 1) if only_class_token else None)
         return F.linear(self.ln_post(x[:, 0]), self.visual_projection.T)
 
     def _append(self, x: Tensor, tokens: Tensor | None) -> Tensor:
@@ -389,9 +396,10 @@ class FrozenCLIP(nn.Module):
     ) -> Tensor:
         rows = prompts.full
         x = rows.embed(learned[0]) + self.text_positions.repeat(prompts.n_classes, 1)
+        through = self.quick(Block.forward)
         for layer, block in enumerate(self.text_blocks):
             if layer:
                 x = rows.replace(x, learned[layer])
             x = x.unflatten(-2, (prompts.n_classes, -1))
-            x = block(x, causal=True).flatten(-3, -2)
+            x = through(block, x, causal=True).flatten(-3, -2)
         return x[..., prompts.full_ends, :]

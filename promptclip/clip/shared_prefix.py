@@ -91,11 +91,11 @@ def _by_images(
 def _part(clip: FrozenCLIP, own: OwnTokens, learned: Learned, keys_values: KeysValues) -> Tensor:
     """Some classes' own tokens through all blocks, [C', D] or [B', C', D]."""
     x = own.rows.embed(learned[0]) + clip.text_positions[own.positions]
-    last = len(clip.text_blocks) - 1
+    last, through = len(clip.text_blocks) - 1, clip.quick(_block)
     for layer, block in enumerate(clip.text_blocks):
         if layer:
             x = own.rows.replace(x, learned[layer])
-        x = _block(block, x, *keys_values[layer], own.groups, own.ends if layer == last else None)
+        x = through(block, x, *keys_values[layer], own.groups, own.ends if layer == last else None)
     return x
 
 

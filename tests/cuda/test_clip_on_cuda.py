@@ -1,0 +1,57 @@
+"""The towers on a GPU: the budget, compiled blocks, the textbook path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from clip.test_shared_prefix import AMPLE, CASES, NONE, clip, run
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    for module in ("promptclip.prompts", "promptclip.clip.shared_prefix"):
+        monkeypatch.setattr(f"{module}.TOKENS_AT_ONCE", 8)
+
+
+@pytest.fixture(autouse=True)
+def on_the_gpu():
+    with torch.device("cuda"):
+        yield
+
+
+def on_gpu(**settings: object):
+    return clip(**settings).to("cuda")
+
+
+def near(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], tolerance: float) -> None:
+    for mine, textbook in zip(ours, theirs, strict=True):
+        assert (mine - textbook).abs().max() < tolerance * textbook.abs().max()
+
+
+@pytest.mark.parametrize("budget", [NONE, AMPLE])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_equals_the_textbook_path(case, budget):
+    near(run(on_gpu(memory_budget=budget), **case), run(on_gpu(textbook=True), **case), 1e-5)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_budget_changes_no_bit(case):
+    ample, tiny = (run(on_gpu(memory_budget=budget), **case) for budget in (AMPLE, NONE))
+    assert all(map(torch.equal, ample, tiny))
+
+
+@pytest.mark.parametrize("precision", ["amp", "bf16", "fp16"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_half_precision_is_as_near_as_the_textbook_path_in_it(case, precision):
+    exact = run(on_gpu(textbook=True), **case)
+    ours = run(on_gpu(precision=precision), **case)
+    theirs = run(on_gpu(precision=precision, textbook=True), **case)
+    for mine, textbook, true in zip(ours, theirs, exact, strict=True):
+        assert (mine - true).norm() < 2 * (textbook - true).norm() + 1e-3 * true.norm()
+
+
+@pytest.mark.parametrize("case", ["generic", "deep"])
+def test_compiled_blocks(case):
+    pytest.importorskip("triton")
+    near(run(on_gpu(compile=True), **CASES[case]), run(on_gpu(), **CASES[case]), 1e-5)
