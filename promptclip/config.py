@@ -52,6 +52,7 @@ NOT_HASHED = frozenset(
 # Keys that came later, and the value with which everything is as it was before.
 _ADDED_LATER: dict[str, Any] = {
     "COMPUTE.COMPILE": False,
+    "COMPUTE.CUDA_GRAPHS": False,
     "COMPUTE.CUDNN_BENCHMARK": False,
     "COMPUTE.DETERMINISTIC": False,
     "COMPUTE.TF32": False,
@@ -132,7 +133,7 @@ def default_cfg() -> CfgNode:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
-    computing = ("TF32", "CUDNN_BENCHMARK", "DETERMINISTIC", "COMPILE")
+    computing = ("TF32", "CUDNN_BENCHMARK", "DETERMINISTIC", "COMPILE", "CUDA_GRAPHS")
     cfg.COMPUTE = CfgNode(dict.fromkeys(computing, False))
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # or "base", "new"
     cfg.DATASET.IMBALANCE = 1.0  # training pictures of the rarest class to the most frequent one's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from promptclip.clip.graphs import Recorded
 from promptclip.clip.model import FrozenCLIP
-from promptclip.clip.shared_prefix import TOKENS_AT_ONCE
+from promptclip.clip.shared_prefix import TOKENS_AT_ONCE, encode
 from promptclip.clip.tokenizer import tokenize
 from promptclip.errors import UserError
 
@@ -66,6 +68,33 @@ class Rows(nn.Module):
         return x.index_copy(-2, self.slots, learned.to(x.dtype)[..., self.numbers, :])
 
 
+# What a group of classes costs more than its tokens, as a number of tokens. A GPU is asked for some
+# eighty operations for each group and block, each of which takes longer to ask for than to compute.
+GROUP_COST = {"cuda": 2048}
+
+
+def group_lengths(lengths: Sequence[int], cost: int) -> list[int]:
+    """To how many tokens each sequence is padded, so that groups and padding cost least together.
+
+    Args:
+        lengths: of the sequences, ascending.
+        cost: of a group, in tokens; with 0 nothing is padded.
+    """
+    counts = sorted(Counter(lengths).items())
+    best: list[tuple[int, list[int]]] = [(0, [])]  # by number of lengths: cost, ends of the groups
+    for last in range(1, len(counts) + 1):
+        longest = counts[last - 1][0]
+        best.append(
+            min(
+                (best[first][0] + cost + longest * sum(n for _, n in counts[first:last]),
+                 [*best[first][1], longest])
+                for first in range(last)
+            )
+        )  # fmt: skip
+    ends = best[-1][1]
+    return [ends[bisect_left(ends, length)] for length in lengths]
+
+
 class OwnTokens(nn.Module):
     """What some classes' sequences have behind the tokens that all begin with.
 
@@ -75,23 +104,51 @@ class OwnTokens(nn.Module):
         first: position of their first token.
 
     Attributes:
-        groups: (classes, tokens of each) of the runs of classes with equally many tokens.
-        n_tokens: of all of them.
+        groups: (classes, tokens of each) of the runs of classes with equally many tokens, padding
+            among them.
+        lengths: of the sequences, without padding.
+        positions: of the tokens in the text, [T].
+        ends: where the classes' end-of-text tokens are among these, [C].
+        causal: what no token may see of the tokens of its class, [L, L] for the longest.
+        behind: what an end-of-text token may not see of them, [C, 1, L]; None without padding.
     """
 
     positions: Tensor
     ends: Tensor
+    causal: Tensor
+    behind: Tensor | None
 
     def __init__(self, clip: FrozenCLIP, sequences: Sequence[Sequence[int]], first: int) -> None:
         super().__init__()
-        lengths = [len(sequence) for sequence in sequences]
-        self.groups = [(count, length) for length, count in sorted(Counter(lengths).items())]
-        self.n_tokens = sum(lengths)
-        self.rows = Rows(clip, torch.tensor([*chain.from_iterable(sequences)]))
-        positions = [first + i for length in lengths for i in range(length)]
-        ends = torch.tensor(lengths).cumsum(0) - 1
-        for name, numbers in (("positions", torch.tensor(positions)), ("ends", ends)):
-            self.register_buffer(name, numbers.to(clip.device), persistent=False)
+        self.lengths = lengths = [len(sequence) for sequence in sequences]
+        padded = group_lengths(lengths, GROUP_COST.get(clip.device.type, 0))
+        self.groups = [(count, length) for length, count in sorted(Counter(padded).items())]
+        filled = [[*row, *[0] * (n - len(row))] for row, n in zip(sequences, padded, strict=True)]
+        self.rows = Rows(clip, torch.tensor([*chain.from_iterable(filled)]))
+        own = torch.arange(padded[-1])
+        last = torch.tensor(lengths) - 1
+        behind = (own > last[:, None])[:, None] if padded != lengths else None
+        for name, numbers in {
+            "positions": torch.tensor([first + i for length in padded for i in range(length)]),
+            "ends": torch.tensor([0, *padded[:-1]]).cumsum(0) + last,
+            "causal": own > own[:, None],
+            "behind": behind,
+        }.items():
+            on_device = None if numbers is None else numbers.to(clip.device)
+            self.register_buffer(name, on_device, persistent=False)
+
+    def hidden(self, *, ends: bool) -> list[Tensor | None]:
+        """What the tokens of each group may not see of their class's, or only its end-of-text.
+
+        Masks [L, L], or with `ends` [C, 1, L] or None.
+        """
+        longest = [length for _, length in self.groups]
+        if not ends:
+            return [self.causal[:length, :length] for length in longest]
+        if self.behind is None:
+            return [None for _ in longest]
+        masks = self.behind.split([classes for classes, _ in self.groups])
+        return [mask[..., :length] for mask, length in zip(masks, longest, strict=True)]
 
 
 def _parts(sequences: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
@@ -138,6 +195,7 @@ class TextTokens(nn.Module):
                 f"this text tower reads {context}: take fewer context tokens or a shorter name"
             )
         self.n_classes = len(sequences)
+        self._recorded: Recorded | None = None
         # Textbook: every sequence padded to the whole context.
         padded = [list(sequence) + [0] * (context - len(sequence)) for sequence in sequences]
         if clip.textbook:
@@ -157,6 +215,12 @@ class TextTokens(nn.Module):
             "in_class_order": torch.tensor(order).argsort(),
         }.items():
             self.register_buffer(name, numbers.to(clip.device), persistent=False)
+
+    def recorded(self, clip: FrozenCLIP) -> Recorded:
+        """The way of these sequences through the text tower, recorded once."""
+        if self._recorded is None:
+            self._recorded = Recorded(partial(encode, clip, self))
+        return self._recorded
 
     @classmethod
     def from_numbers(cls, clip: FrozenCLIP, numbers: Tensor) -> TextTokens:

@@ -400,6 +400,7 @@ class PromptTrainer(TrainerX):
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
             memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
             compile=cfg.COMPUTE.COMPILE,
+            graphs=cfg.COMPUTE.CUDA_GRAPHS,
         )
         clip.check_size(cfg.INPUT.SIZE)
         if self.Model.prompts_image and clip.visual is not None:

@@ -123,14 +123,14 @@ def test_without_a_trick_the_features_are_the_same(clip):
     image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
     with counted_whole() as rows, tricks._whole_last_block():
         torch.testing.assert_close(clip.encode_text(context.tokens, context), expected)
-    assert rows[-1] == sum(part.n_tokens for part in context.tokens.parts)
+    assert rows[-1] == sum(sum(part.lengths) for part in context.tokens.parts)
     with instead(Block, "forward", tricks._whole_block(Block.forward)):
         found = clip.encode_image(image)
     torch.testing.assert_close(found, clip.encode_image(image))
 
     tokens, _ = tricks._all_positions(trainer)
     own = TINY.context_length - len(tokens.prefix_positions)
-    assert [part.n_tokens for part in tokens.parts] == [len(NAMES) * own]
+    assert [sum(part.lengths) for part in tokens.parts] == [len(NAMES) * own]
 
 
 @contextmanager

@@ -33,8 +33,8 @@ def text_operations(
     """
     width, layers = config.text_width, config.text_layers
     shared = len(prompts.prefix_positions)
-    groups = [group for part in prompts.parts for group in part.groups]
-    classes, tokens = prompts.n_classes, sum(part.n_tokens for part in prompts.parts)
+    lengths = [length for part in prompts.parts for length in part.lengths]
+    classes, tokens = prompts.n_classes, sum(lengths)
     # Where the learned vectors stand: gradients go there, and each image has its own from there on
     in_prefix = len(prompts.prefix.slots) > 0
     in_own = any(len(part.rows.slots) for part in prompts.parts)
@@ -47,7 +47,7 @@ def text_operations(
     for layer in range(layers):
         plain, last = layer == 0 and not in_own, layer == layers - 1
         asked = classes if last else tokens
-        pairs = width * sum(count * length * (1 if last else length) for count, length in groups)
+        pairs = width * sum(length * (1 if last else length) for length in lengths)
         to_prefix = width * images * asked * shared
         projections = (asked + 2 * tokens) * width**2
         total += linear * images * asked * 9 * width**2

@@ -81,6 +81,7 @@ def load_clip(
     textbook: bool = False,
     memory_budget: float = 0,
     compile: bool = False,
+    graphs: bool = False,
 ) -> FrozenCLIP:
     """The frozen CLIP of a source, ready to run.
 
@@ -91,6 +92,7 @@ def load_clip(
         textbook: run the towers as published, without the exact short cuts.
         memory_budget: see `FrozenCLIP`, bytes.
         compile: see `FrozenCLIP`.
+        graphs: see `FrozenCLIP`.
 
     Raises:
         UserError: if the source cannot be read or is not a supported CLIP, or there is no compiler.
@@ -109,6 +111,7 @@ def load_clip(
         half=half_type(device),
         memory_budget=memory_budget,
         compile=compile,
+        graphs=graphs,
     )
     clip.weights_hash = weights
     return clip.to(device)

@@ -196,6 +196,7 @@ class FrozenCLIP(nn.Module):
         memory_budget: bytes that the text tower may keep for its backward pass where there are
             many classes; 0 is half of what is free. Results do not depend on it.
         compile: have `torch.compile` compile the blocks.
+        graphs: on a GPU, record the text tower as a CUDA graph where it is computed in one part.
 
     Attributes:
         weights_hash: SHA-256 of the weights as `load_clip` has read them, in whatever precision
@@ -223,12 +224,14 @@ class FrozenCLIP(nn.Module):
         half: torch.dtype = torch.bfloat16,
         memory_budget: float = 0,
         compile: bool = False,
+        graphs: bool = False,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.config, self.precision, self.textbook = config, precision, textbook
-        self.memory_budget, self.compile_blocks = memory_budget, compile
+        self.memory_budget = memory_budget
+        self.compile_blocks, self.record_text = compile, graphs
         self.dtype = {
             "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": half
         }[precision]  # fmt: skip
@@ -387,6 +390,8 @@ class FrozenCLIP(nn.Module):
         learned = [None if prompter is None else prompter(layer, None) for layer in layers]
         if self.textbook:
             read = self._encode_text_textbook(prompts, learned)
+        elif self.record_text and shared_prefix.in_one_part(prompts, learned):
+            read = prompts.recorded(self)(learned)
         else:
             read = shared_prefix.encode(self, prompts, learned)
         return F.linear(self.ln_final(read), self.text_projection.T)

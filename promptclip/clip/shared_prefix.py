@@ -55,6 +55,13 @@ def encode(clip: FrozenCLIP, prompts: TextTokens, learned: Learned) -> Tensor:
     return features[..., prompts.in_class_order, :]
 
 
+def in_one_part(prompts: TextTokens, learned: Learned) -> bool:
+    """Whether all classes, of all images, are computed at once: nothing is computed again then."""
+    images = [len(vectors) for vectors in learned if vectors is not None and vectors.dim() == 3]
+    tokens = max(images, default=1) * len(prompts.parts[0].positions)
+    return len(prompts.parts) == 1 and (not images or tokens <= TOKENS_AT_ONCE)
+
+
 def _prefix(clip: FrozenCLIP, prompts: TextTokens, learned: Learned) -> KeysValues:
     """Keys and values of the tokens that all classes begin with."""
     x = prompts.prefix.embed(learned[0]) + clip.text_positions[prompts.prefix_positions]
@@ -77,7 +84,7 @@ def _by_images(
     if not images:  # the same for all of them
         yield learned, keys_values
         return
-    at_once = max(TOKENS_AT_ONCE // max(part.n_tokens for part in prompts.parts), 1)
+    at_once = max(TOKENS_AT_ONCE // max(len(part.positions) for part in prompts.parts), 1)
     for first in range(0, max(images), at_once):
         rows = slice(first, first + at_once)
         yield (
@@ -95,7 +102,8 @@ def _part(clip: FrozenCLIP, own: OwnTokens, learned: Learned, keys_values: KeysV
     for layer, block in enumerate(clip.text_blocks):
         if layer:
             x = own.rows.replace(x, learned[layer])
-        x = through(block, x, *keys_values[layer], own.groups, own.ends if layer == last else None)
+        x = through(block, x, *keys_values[layer], own.groups, own.hidden(ends=layer == last),
+                    own.ends if layer == last else None)  # fmt: skip
     return x
 
 
@@ -132,6 +140,7 @@ def _block(
     prefix_key: Tensor,
     prefix_value: Tensor,
     groups: list[tuple[int, int]],
+    hidden: list[Tensor | None],
     read: Tensor | None,
 ) -> Tensor:
     """One block over every class's own tokens, which attend to the shared prefix and themselves.
@@ -142,6 +151,7 @@ def _block(
         prefix_key: keys of the shared tokens, [heads, P, d] or [B, heads, P, d].
         prefix_value: their values, likewise.
         groups: (classes, tokens of each) of the runs of classes with equally many tokens.
+        hidden: for each group what its tokens may not see of their class's.
         read: positions to compute, the last of each class; all if None.
 
     Returns:
@@ -161,9 +171,8 @@ def _block(
     for i, (classes, length) in enumerate(groups):
         shape = classes, rows[i]
         scores = queries[i].unflatten(-2, shape) @ _by_class(keys[i], length).transpose(-1, -2)
-        if read is None:
-            later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(later, float("-inf"))
+        if (mask := hidden[i]) is not None:
+            scores = scores.masked_fill(mask, float("-inf"))
         scores = scores.expand(*batch, *scores.shape[-3:])
         weight = torch.cat([ahead[i].unflatten(-2, shape), scores], -1).softmax(-1)
         to_shared, to_own = weight.split([prefix_key.shape[-2], length], -1)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import weakref
 from contextlib import contextmanager
+from itertools import combinations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from random_clip import TINY, random_state_dict
 from torch import Tensor
 
 from promptclip import memory
 from promptclip.clip import shared_prefix
 from promptclip.clip.model import FrozenCLIP
-from promptclip.prompts import LayerTokens, TextContext
+from promptclip.prompts import GROUP_COST, LayerTokens, TextContext, group_lengths
 
 NAMES = ["cat", "golden retriever", "dog", "yellow lady slipper orchid", "sea", "jet", "oak tree"]
 NONE, AMPLE = 1.0, 1e12  # budgets in bytes
@@ -36,10 +39,10 @@ def run(clip: FrozenCLIP, images: int = 0, **options: object) -> tuple[Tensor, T
     context = TextContext(clip, NAMES, n_ctx=4, **options)
     prompter = context
     if images:
-        shift = torch.randn(images, 1, clip.config.text_width) / 10
+        shift = torch.randn(images, 1, clip.config.text_width).to(clip.device) / 10
         prompter = LayerTokens([context.ctx + shift])
     features = clip.encode_text(context.tokens, prompter)
-    (features * torch.randn(features.shape)).sum().backward()
+    (features * torch.randn(features.shape).to(clip.device)).sum().backward()
     return features.detach(), context.ctx.grad
 
 
@@ -54,9 +57,11 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("cost", [0, 3, 10**6])  # of a group: none, some, all of them padded
 @pytest.mark.parametrize("budget", [NONE, AMPLE])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_equals_the_textbook_path(case, budget):
+def test_equals_the_textbook_path(case, budget, cost, monkeypatch):
+    monkeypatch.setitem(GROUP_COST, "cpu", cost)
     ours = run(clip(memory_budget=budget), **case)
     theirs = run(clip(textbook=True), **case)
     for mine, textbook in zip(ours, theirs, strict=True):
@@ -123,3 +128,34 @@ def test_half_of_the_free_memory_is_the_budget_unless_one_is_given(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     assert shared_prefix._Budget(clip(), []).left == 500
     assert shared_prefix._Budget(clip(memory_budget=70), []).left == 70
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cost", "padded"),
+    [
+        ([2, 2, 3, 7], 0, [2, 2, 3, 7]),
+        ([2, 2, 3, 7], 3, [3, 3, 3, 7]),  # two tokens of padding for a group less
+        ([2, 2, 3, 7], 2, [2, 2, 3, 7]),  # as good: then none is padded
+        ([2, 2, 3, 7], 1, [2, 2, 3, 7]),
+        ([2, 2, 3, 7], 100, [7, 7, 7, 7]),
+        ([4], 100, [4]),
+    ],
+)
+def test_groups_are_merged_where_padding_costs_less(lengths, cost, padded):
+    assert group_lengths(lengths, cost) == padded
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12).map(sorted),
+    st.integers(0, 30),
+)
+def test_no_other_groups_cost_less(lengths, cost):
+    def total(ends):
+        padded = [next(end for end in ends if end >= length) for length in lengths]
+        return sum(padded) + cost * len(set(padded))
+
+    kinds = sorted(set(lengths))
+    every = [[*some, kinds[-1]] for n in range(len(kinds)) for some in combinations(kinds[:-1], n)]
+    found = group_lengths(lengths, cost)
+    assert all(a >= b for a, b in zip(found, lengths, strict=True))
+    assert sum(found) + cost * len(set(found)) == min(map(total, every))

@@ -7,17 +7,13 @@ import torch
 from clip.test_shared_prefix import AMPLE, CASES, NONE, clip, run
 from torch import Tensor
 
+from promptclip.prompts import TextContext
+
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     for module in ("promptclip.prompts", "promptclip.clip.shared_prefix"):
         monkeypatch.setattr(f"{module}.TOKENS_AT_ONCE", 8)
-
-
-@pytest.fixture(autouse=True)
-def on_the_gpu():
-    with torch.device("cuda"):
-        yield
 
 
 def on_gpu(**settings: object):
@@ -55,3 +51,24 @@ def test_half_precision_is_as_near_as_the_textbook_path_in_it(case, precision):
 def test_compiled_blocks(case):
     pytest.importorskip("triton")
     near(run(on_gpu(compile=True), **CASES[case]), run(on_gpu(), **CASES[case]), 1e-5)
+
+
+def test_a_recording_is_not_replayed_while_its_backward_pass_is_due():
+    tower = on_gpu(graphs=True)
+    context = TextContext(tower, ["cat", "oak tree"], n_ctx=4)
+
+    def gradient(features: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(features.square().sum(), context.ctx)
+        return found
+
+    first, second = (tower.encode_text(context.tokens, context) for _ in range(2))
+    one, other = gradient(second), gradient(first)
+    assert torch.allclose(one, other, rtol=1e-4)
+    with torch.no_grad():
+        context.ctx.mul_(2)
+    later = tower.encode_text(context.tokens, context)
+    tower.record_text = False
+    expected = tower.encode_text(context.tokens, context)
+    assert torch.allclose(later, expected, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(gradient(later), gradient(expected), rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(later, first, rtol=1e-3)
