@@ -342,8 +342,11 @@ def word_vectors(clip: FrozenCLIP, text: str) -> Tensor:
 
 
 def normal(clip: FrozenCLIP, *shape: int) -> Tensor:
-    """Random vectors from N(0, 0.02^2), the field's start, on the device of `clip`."""
-    random: Tensor = _NORMAL(torch.empty(shape, device=clip.device))
+    """Random vectors from N(0, 0.02^2), the field's start, on the device of `clip`.
+
+    Drawn on the CPU, so that a seed means the same start on a GPU.
+    """
+    random: Tensor = _NORMAL(torch.empty(shape)).to(clip.device)
     return random
 
 
@@ -377,8 +380,8 @@ class VisualTokens(nn.Module):
         before_norm: bool = False,
     ) -> None:
         super().__init__()
-        ctx = torch.empty(depth, n_tokens, clip.config.visual_width, device=clip.device)
-        self.ctx = nn.Parameter(init(ctx))
+        ctx = torch.empty(depth, n_tokens, clip.config.visual_width)
+        self.ctx = nn.Parameter(init(ctx).to(clip.device))
         self.dropout = nn.Dropout(dropout)
         self.before_norm = before_norm
 

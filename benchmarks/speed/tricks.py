@@ -42,6 +42,11 @@ def tricks(bench: Bench) -> Iterator[Row]:
             with around:
                 off = bench.measure(work)
             yield _row(f"text tower, {few} classes: {trick}", plain, off)
+        if bench.device.type == "cuda":
+            trainer.model.clip.record_text = False
+            yield _row(f"text tower, {few} classes: recorded as a CUDA graph", plain,
+                       bench.measure(_text(trainer)))  # fmt: skip
+            trainer.model.clip.record_text = True
         image = _image(trainer)
         plain = bench.measure(image)
         with instead(Block, "forward", _whole_block(Block.forward)):

@@ -6,6 +6,7 @@ operations. The same operations run in the same order on the same numbers, so re
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,7 +44,9 @@ class Recorded:
         )
         if kind not in self._replay:
             self._replay[kind] = self._record(learned)
-        found = self._replay[kind](*vectors)
+        # The gradients of a recording lie in its own memory, which the next backward pass fills
+        # anew, also a second one of the same step; behind a product they are copies
+        found = self._replay[kind](*(vector * 1 for vector in vectors))
         self._waiting = True
         found.register_hook(self._backward_comes)
         return found
@@ -60,7 +63,10 @@ class Recorded:
             for one in learned
             if one is not None
         )
-        recorded: Any = torch.cuda.make_graphed_callables(encode, samples)
+        with warnings.catch_warnings():
+            # What is tried before the recording runs beside the default stream, as it has to
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
+            recorded: Any = torch.cuda.make_graphed_callables(encode, samples)
         replay: Callable[..., Tensor] = recorded
         return replay
 
