@@ -400,7 +400,8 @@ class PromptTrainer(TrainerX):
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
             memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
             compile=cfg.COMPUTE.COMPILE,
-            graphs=cfg.COMPUTE.CUDA_GRAPHS,
+            # A method with a `backward` of its own may go back twice, which a recording cannot
+            graphs=cfg.COMPUTE.CUDA_GRAPHS and type(self).backward is PromptTrainer.backward,
         )
         clip.check_size(cfg.INPUT.SIZE)
         if self.Model.prompts_image and clip.visual is not None:

@@ -53,7 +53,7 @@ class CoupledPrompts(nn.Module):
             keep_rest=True,
             depth=depth,
         )
-        first, deeper = (nn.Linear(*widths, device=clip.device) for _ in range(2))
+        first, deeper = (nn.Linear(*widths) for _ in range(2))
         # All but the first layer's start equal (trainers/maple.py, line 117)
         self.coupling = nn.ModuleList([first, *(copy.deepcopy(deeper) for _ in range(depth - 1))])
 

@@ -17,12 +17,17 @@ Learned = Sequence[Tensor | None]  # of each layer
 Encode = Callable[[Learned], Tensor]
 
 
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether there are CUDA graphs for it."""
+    return tensor.device.type == "cuda"
+
+
 class Recorded:
     """A function of the learned vectors that is recorded at its first call and replayed after.
 
-    A recording holds the tensors of one forward pass. It is replayed if the backward pass of the
-    last one has come, or none is to come; otherwise, without gradients, and on a CPU the function
-    itself runs.
+    A recording holds the tensors of one forward pass, and its backward pass uses them up. It is
+    replayed when the backward pass of the last one has come; before that, without gradients, and on
+    a CPU the function itself runs.
 
     Args:
         encode: what is recorded; it must always do the same.
@@ -37,16 +42,14 @@ class Recorded:
         """What `encode` gives."""
         vectors = [one for one in learned if one is not None]
         with_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in vectors)
-        if self._waiting or not with_gradient or vectors[0].device.type != "cuda":
+        if self._waiting or not with_gradient or not on_gpu(vectors[0]):
             return self.encode(learned)
         kind = tuple(
             None if one is None else (one.shape, one.dtype, one.requires_grad) for one in learned
         )
         if kind not in self._replay:
             self._replay[kind] = self._record(learned)
-        # The gradients of a recording lie in its own memory, which the next backward pass fills
-        # anew, also a second one of the same step; behind a product they are copies
-        found = self._replay[kind](*(vector * 1 for vector in vectors))
+        found = self._replay[kind](*vectors)
         self._waiting = True
         found.register_hook(self._backward_comes)
         return found
@@ -71,4 +74,9 @@ class Recorded:
         return replay
 
     def _backward_comes(self, gradient: Tensor) -> None:
+        if not self._waiting:
+            raise RuntimeError(
+                "a second backward pass came to text features that are recorded as a CUDA graph, "
+                "whose tensors the first has used up; set COMPUTE.CUDA_GRAPHS False"
+            )
         self._waiting = False

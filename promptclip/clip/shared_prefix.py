@@ -58,8 +58,12 @@ def encode(clip: FrozenCLIP, prompts: TextTokens, learned: Learned) -> Tensor:
 def in_one_part(prompts: TextTokens, learned: Learned) -> bool:
     """Whether all classes, of all images, are computed at once: nothing is computed again then."""
     images = [len(vectors) for vectors in learned if vectors is not None and vectors.dim() == 3]
-    tokens = max(images, default=1) * len(prompts.parts[0].positions)
-    return len(prompts.parts) == 1 and (not images or tokens <= TOKENS_AT_ONCE)
+    return len(prompts.parts) == 1 and max(images, default=1) <= _images_at_once(prompts)
+
+
+def _images_at_once(prompts: TextTokens) -> int:
+    """Images with prompts of their own that make up a part."""
+    return max(TOKENS_AT_ONCE // max(len(part.positions) for part in prompts.parts), 1)
 
 
 def _prefix(clip: FrozenCLIP, prompts: TextTokens, learned: Learned) -> KeysValues:
@@ -84,7 +88,7 @@ def _by_images(
     if not images:  # the same for all of them
         yield learned, keys_values
         return
-    at_once = max(TOKENS_AT_ONCE // max(len(part.positions) for part in prompts.parts), 1)
+    at_once = _images_at_once(prompts)
     for first in range(0, max(images), at_once):
         rows = slice(first, first + at_once)
         yield (

@@ -72,3 +72,12 @@ def test_a_recording_is_not_replayed_while_its_backward_pass_is_due():
     assert torch.allclose(later, expected, rtol=1e-4, atol=1e-5)
     assert torch.allclose(gradient(later), gradient(expected), rtol=1e-3, atol=1e-5)
     assert not torch.allclose(later, first, rtol=1e-3)
+
+
+def test_a_second_backward_pass_through_a_recording_is_refused():
+    tower = on_gpu(graphs=True)
+    context = TextContext(tower, ["cat", "oak tree"], n_ctx=4)
+    loss = tower.encode_text(context.tokens, context).square().sum()
+    torch.autograd.grad(loss, context.ctx, retain_graph=True)
+    with pytest.raises(RuntimeError, match="COMPUTE.CUDA_GRAPHS False"):
+        torch.autograd.grad(loss, context.ctx)
