@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no JSON in UTF-8.
+        ValueError: if it is no JSON in UTF-8, or no file: a pipe would be waited for, and a device
+            has no end.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
@@ -77,7 +81,7 @@ def read_record(path: Path, *, sealed: bool = False) -> dict[str, Any]:
         return checked(read_json(path), path, sealed=sealed)
     except DamagedError:
         raise
-    except (ValueError, IsADirectoryError) as error:
+    except ValueError as error:
         raise DamagedError(f"{path} is damaged ({error})") from None
 
 

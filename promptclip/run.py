@@ -309,19 +309,25 @@ def traceless(folder: Path) -> Iterator[Callable[[], None]]:
 def _logged(folder: Path) -> Iterator[None]:
     """Write `folder/log.txt`, and leave no trace of that in this process.
 
-    Our runtime adds a handler to the root logger; the original Dassl replaces `sys.stdout`.
+    Our runtime adds a handler to the root logger; the original Dassl replaces `sys.stdout`, so
+    there a handler is needed that writes to it, unless there is one, as on the command line.
     """
     from dassl.utils import setup_logger
 
     stdout, handlers = sys.stdout, list(logging.root.handlers)
     ours = logging.getLogger("promptclip")
-    level = ours.level
+    level, our_handlers = ours.level, list(ours.handlers)
     setup_logger(str(folder))
     ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
+    replaced = sys.stdout is not stdout
+    if replaced and all(getattr(h, "stream", None) is not sys.stdout for h in our_handlers):
+        ours.addHandler(logging.StreamHandler(sys.stdout))
     try:
         yield
     finally:
         ours.setLevel(level)
+        for handler in [h for h in ours.handlers if h not in our_handlers]:
+            ours.removeHandler(handler)
         sys.stdout = stdout
         for handler in [h for h in logging.root.handlers if h not in handlers]:
             logging.root.removeHandler(handler)

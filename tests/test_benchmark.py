@@ -48,15 +48,16 @@ def picture(path: Path, size: tuple[int, int] = (4, 3)) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A data root with `toy`."""
+    root = tmp_path / "data"
     split: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
     for part, count in (("train", 8), ("val", 2), ("test", 3)):
         for label in (3, 1, 4, 0, 2):
             for number in range(count):
                 path = f"class {label}/{part}{number}.png"
-                picture(tmp_path / "toy" / "images" / path)
+                picture(root / "toy" / "images" / path)
                 split[part].append([path, label, f"class {label}"])
-    (tmp_path / "toy" / "split_zhou_Toy.json").write_text(json.dumps(split))
-    return tmp_path
+    (root / "toy" / "split_zhou_Toy.json").write_text(json.dumps(split))
+    return root
 
 
 def cfg_of(root: Path | str, shots: int = 2, subsample: str = "all", seed: int = 1) -> CfgNode:

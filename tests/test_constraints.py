@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import promptclip
 
 tomllib = pytest.importorskip("tomllib")  # of Python 3.11
 ROOT = Path(promptclip.__file__).parent.parent
+LOWEST = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")
 TEXT = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 MACHINES = [
     {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system,
@@ -69,6 +73,30 @@ def test_what_is_needed_is_there_once_and_fits(machine: dict[str, str]) -> None:
     for requirement in wanted():
         version = there[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(version), f"{requirement} has {version}"
+
+
+def version_of(specifiers: SpecifierSet) -> Version | None:
+    """The lowest version of a range; None if it has no lower end."""
+    lowest = [Version(one.version) for one in specifiers if one.operator in (">=", "~=", "==")]
+    return max(lowest, default=None)
+
+
+def test_the_lowest_versions_are_those_of_the_ranges() -> None:
+    """`constraints-lowest.txt` is what the tests have run with; a range may begin nowhere else."""
+    lines = [line.partition("#")[0].strip() for line in LOWEST.splitlines()]
+    pinned = [Requirement(line) for line in lines if line]
+    lowest = {canonicalize_name(one.name): version_of(one.specifier) for one in pinned}
+    assert len(lowest) == len(pinned)
+    for file in ("pyproject.toml", "runtime/pyproject.toml"):
+        project = tomllib.loads((ROOT / file).read_text(encoding="utf-8"))["project"]
+        extras = project["optional-dependencies"]
+        extras.pop("gdrive", None)  # which only a network can try
+        for text in [*project["dependencies"], *itertools.chain(*extras.values())]:
+            requirement = Requirement(text)
+            begins = version_of(requirement.specifier)
+            assert begins, f"{file}: {text} has no lowest version"
+            found = lowest.get(canonicalize_name(requirement.name))
+            assert found == begins, f"{file}: {text}, but constraints-lowest.txt has {found}"
 
 
 def test_ranges_end_before_the_next_major_version() -> None:

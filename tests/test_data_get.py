@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import os
 import shutil
@@ -94,6 +95,8 @@ def _inline(module: Any, offered: tuple[str, str], monkeypatch: pytest.MonkeyPat
 def _offer_caltech(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import caltech
 
+    if "caltech-101.zip" not in inspect.getsource(caltech):
+        pytest.skip("this torchvision asks for Caltech101 as it was offered until 2025")
     pictures = tar({"101_ObjectCategories": folder / "101_ObjectCategories"})
     content: dict[str, Path | bytes] = {
         "caltech-101/101_ObjectCategories.tar.gz": pictures,

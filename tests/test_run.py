@@ -13,7 +13,6 @@ import sys
 import weakref
 from pathlib import Path
 
-import dassl.engine.resume
 import pytest
 from mini_benchmark import cfg_of
 
@@ -124,6 +123,7 @@ def test_a_failure_is_on_record_until_the_run_succeeds(mini, tmp_path, monkeypat
 
 
 def test_a_stop_in_the_middle_of_a_checkpoint_is_no_failure(mini, tmp_path, monkeypatch):
+    resume = pytest.importorskip("dassl.engine.resume", reason="of our runtime")
     cfg = cfg_of("CoOp", mini, tmp_path / "run")
 
     class Stopping(io.BytesIO):
@@ -136,7 +136,7 @@ def test_a_stop_in_the_middle_of_a_checkpoint_is_no_failure(mini, tmp_path, monk
 
     with monkeypatch.context() as patch:
         opened = contextlib.nullcontext(Stopping())
-        patch.setattr(dassl.engine.resume, "atomic_write", lambda path: opened)
+        patch.setattr(resume, "atomic_write", lambda path: opened)
         with pytest.raises(KeyboardInterrupt) as stopped:
             run(cfg)
     assert isinstance(stopped.value.__cause__, RuntimeError)
@@ -155,7 +155,21 @@ def test_logs_go_to_the_run_alone_and_old_parsers_read_them(mini, tmp_path, monk
     assert lines.index("Finish training") < lines.index("=> result")
     assert f"* accuracy: {first['metrics']['accuracy']:.1f}%" in lines
     assert "    N_CTX: 16" in lines
+    assert lines.count("    N_CTX: 16") == 1
     assert not any("VIS_BETA" in line for line in lines)
+
+
+def test_what_is_logged_is_in_a_log_that_replaces_the_standard_output(mini, tmp_path, monkeypatch):
+    """As the original Dassl does it, for users of Python who have no handler of ours."""
+    ours = logging.getLogger("promptclip")
+    monkeypatch.setattr(ours, "handlers", [])
+    log = io.StringIO()
+    monkeypatch.setattr("dassl.utils.setup_logger", lambda folder: setattr(sys, "stdout", log))
+    stdout = sys.stdout
+    run(cfg_of("ZeroshotCLIP", mini, tmp_path / "run"))
+    assert log.getvalue().count("NAME: ZeroshotCLIP") == 1
+    assert sys.stdout is stdout
+    assert not ours.handlers
 
 
 HOLD = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +21,6 @@ Event: TypeAlias = dict[str, Any]
 
 # Events of a run. "start" is followed by one of the others, or by nothing if the process died.
 START, DONE, FAILED, STOPPED, BUSY = "start", "done", "failed", "stopped", "busy"
-_KINDS: dict[str, Any] = {"time": int | float, "event": str, "run": int, "hash": str}
 
 
 class Journal:
@@ -77,12 +76,29 @@ def events(file: Path) -> list[Event]:
     return found
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_seconds(value: Any) -> bool:
+    """Also a day of this age; anybody may have written the line, and infinity is JSON to Python."""
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
+_EVENT: dict[str, Callable[[Any], bool]] = {
+    "time": _is_seconds,
+    "event": _is_text,
+    "run": lambda value: type(value) is int,
+    "hash": _is_text,
+}
+
+
 def _whole(event: Any) -> bool:
     """Whether something has all that an event has."""
     if not isinstance(event, dict):
         return False
-    kinds = _KINDS | ({"seconds": int | float} if event.get("event") == DONE else {})
-    return all(isinstance(event.get(key), kind) for key, kind in kinds.items())
+    wanted = _EVENT | ({"seconds": _is_seconds} if event.get("event") == DONE else {})
+    return all(key in event and fits(event[key]) for key, fits in wanted.items())
 
 
 def unfinished(found: Sequence[Event]) -> Event | None:
@@ -92,7 +108,7 @@ def unfinished(found: Sequence[Event]) -> Event | None:
 
 def files(folder: Path) -> list[Path]:
     """The journals of all workers that a grid has had."""
-    return sorted((folder / JOURNAL).glob("*.jsonl"))
+    return sorted(file for file in (folder / JOURNAL).glob("*.jsonl") if file.is_file())
 
 
 def alive(file: Path) -> bool:

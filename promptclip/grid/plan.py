@@ -194,7 +194,10 @@ def _stored(content: Mapping[str, Any], output: str) -> Stored:
         cells.append(Cell(place, *files, asked["root"], output, overrides, model, build))
     runs = [Run(cells[cell], seed) for cell, seed, _ in content["runs"]]
     hashes = [hash for _, _, hash in content["runs"]]
-    return Stored(asked, runs, hashes, content["skipped"], Sources(**content["sources"]))
+    skipped = content["skipped"]
+    if not isinstance(skipped, list) or not all(isinstance(line, str) for line in skipped):
+        raise ValueError("what it leaves out is no list of lines")
+    return Stored(asked, runs, hashes, skipped, Sources(**content["sources"]))
 
 
 def folder_of(output: str | Path, name: str) -> Path:

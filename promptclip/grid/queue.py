@@ -169,6 +169,9 @@ class Queue:
                 failure = Failure(**read_record(file))
                 if (failure.run, failure.hash) != (number, hash):
                     raise DamagedError(f"{file} is damaged (it is of another run)")
+                texts = (failure.worker, failure.error, failure.log, *failure.tail)
+                if not all(isinstance(text, str) for text in texts):
+                    raise DamagedError(f"{file} is damaged (its texts are none)")
             except FileNotFoundError:  # just forgiven
                 continue
             except (DamagedError, TypeError) as error:
@@ -196,7 +199,8 @@ class Queue:
     def forgive(self) -> None:
         """Forget failures, so that what has failed is tried again."""
         for file in (self.folder / FAILURES).glob("*.json"):
-            file.unlink(missing_ok=True)
+            if not file.is_dir():
+                file.unlink(missing_ok=True)
 
     def died(self, worker: str, how: str, log: Path) -> None:
         """Write down that a worker died, if that was in the middle of a run."""
@@ -226,7 +230,7 @@ class Queue:
         """The file of each failure of a run of this plan, and the run's number."""
         for file in (self.folder / FAILURES).glob("*.json"):
             named = _NAME.fullmatch(file.name)
-            if named and self._planned(int(named[1]), named[2]):
+            if named and file.is_file() and self._planned(int(named[1]), named[2]):
                 yield file, int(named[1])
 
     def _claim(self, number: int) -> bool:
@@ -245,6 +249,8 @@ def last_words(file: Path) -> list[str]:
 
 def tail(file: Path, lines: int = TAIL_LINES) -> list[str]:
     """The last lines of a log that say something; none if there is no such file."""
+    if not file.is_file():
+        return []
     try:
         with file.open("rb") as opened:
             opened.seek(max(0, file.stat().st_size - 16_384))

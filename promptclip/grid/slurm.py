@@ -168,6 +168,11 @@ def _minutes(text: str) -> int:
     return total
 
 
+def _is_job(name: Any) -> bool:
+    """Whether something may be a job's name, such as 12_0: part of it is told to `squeue`."""
+    return isinstance(name, str) and re.fullmatch(r"[0-9]+(_[0-9]+)?", name) is not None
+
+
 def jobs(folder: Path) -> list[str]:
     """Jobs of this grid that Slurm has not done with.
 
@@ -177,6 +182,8 @@ def jobs(folder: Path) -> list[str]:
     file = folder / JOBS_FILE
     try:
         known = read_record(file)["jobs"]
+        if not isinstance(known, list) or not all(_is_job(job) for job in known):
+            raise DamagedError(f"{file} is damaged (its jobs are no names of jobs)")
     except FileNotFoundError:
         return []
     except (DamagedError, KeyError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptclip.errors import printable
 from promptclip.grid import journal
 from promptclip.grid.estimate import Estimate, told
 from promptclip.grid.queue import MAX_FAILURES, Failure, Queue
@@ -139,7 +140,7 @@ def news(before: Status, now: Status) -> Iterator[str]:
     """A line for each run that has been done or given up in between."""
     done = [(number, "done") for number in sorted(now.done - before.done)]
     failed = [
-        (number, f"failed: {now.failed[number][-1].error}")
+        (number, f"failed: {printable(now.failed[number][-1].error)}")
         for number in sorted(now.failed.keys() - before.failed.keys())
     ]
     first = len(before.done) + len(before.failed) + 1
@@ -163,11 +164,11 @@ def failures(status: Status) -> Iterator[str]:
     """Each run that was given up, with its last error and the last lines of its log."""
     for number, tried in sorted(status.failed.items()):
         last = tried[-1]
-        yield f"failed: {status.places[number].path}: {last.error}"
+        yield f"failed: {status.places[number].path}: {printable(last.error)}"
         if last.tail:
-            yield f"    the end of {last.log or 'its traceback'}:"
-            yield from (f"    | {line}" for line in last.tail)
-    yield from (f"failed: {line}" for line in status.skipped)
+            yield f"    the end of {printable(last.log) or 'its traceback'}:"
+            yield from (f"    | {printable(line)}" for line in last.tail)
+    yield from (f"failed: {printable(line)}" for line in status.skipped)
 
 
 def _bars(status: Status) -> RenderableType:
@@ -204,7 +205,7 @@ def _group(place: Place) -> str:
 def _running(status: Status) -> Iterator[str]:
     now = time.time()
     lines = [
-        f"running: {status.places[number].path}, for {told(now - start)}, {worker}"
+        f"running: {status.places[number].path}, for {told(now - start)}, {printable(worker)}"
         for number, (worker, start) in sorted(status.running.items())
     ]
     yield from lines[:_SHOWN_RUNNING]
