@@ -399,7 +399,7 @@ class PromptTrainer(TrainerX):
             device=self.device,
             textbook=cfg.MODEL.EXACT_TEXTBOOK,
             memory_budget=cfg.MODEL.MEMORY_BUDGET * GIB,
-            compile=cfg.COMPUTE.COMPILE,
+            compile_blocks=cfg.COMPUTE.COMPILE,
             # A method with a `backward` of its own may go back twice, which a recording cannot
             graphs=cfg.COMPUTE.CUDA_GRAPHS and type(self).backward is PromptTrainer.backward,
         )

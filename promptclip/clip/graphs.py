@@ -17,17 +17,12 @@ Learned = Sequence[Tensor | None]  # of each layer
 Encode = Callable[[Learned], Tensor]
 
 
-def on_gpu(tensor: Tensor) -> bool:
-    """Whether there are CUDA graphs for it."""
-    return tensor.device.type == "cuda"
-
-
 class Recorded:
     """A function of the learned vectors that is recorded at its first call and replayed after.
 
     A recording holds the tensors of one forward pass, and its backward pass uses them up. It is
-    replayed when the backward pass of the last one has come; before that, without gradients, and on
-    a CPU the function itself runs.
+    replayed when the backward pass of the last one has come; before that, and without gradients,
+    the function itself runs. Everything must be on a GPU.
 
     Args:
         encode: what is recorded; it must always do the same.
@@ -42,7 +37,7 @@ class Recorded:
         """What `encode` gives."""
         vectors = [one for one in learned if one is not None]
         with_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in vectors)
-        if self._waiting or not with_gradient or not on_gpu(vectors[0]):
+        if self._waiting or not with_gradient:
             return self.encode(learned)
         kind = tuple(
             None if one is None else (one.shape, one.dtype, one.requires_grad) for one in learned

@@ -80,7 +80,7 @@ def load_clip(
     device: torch.device | str = "cpu",
     textbook: bool = False,
     memory_budget: float = 0,
-    compile: bool = False,
+    compile_blocks: bool = False,
     graphs: bool = False,
 ) -> FrozenCLIP:
     """The frozen CLIP of a source, ready to run.
@@ -91,13 +91,13 @@ def load_clip(
         device: where the weights are put.
         textbook: run the towers as published, without the exact short cuts.
         memory_budget: see `FrozenCLIP`, bytes.
-        compile: see `FrozenCLIP`.
+        compile_blocks: see `FrozenCLIP`.
         graphs: see `FrozenCLIP`.
 
     Raises:
         UserError: if the source cannot be read or is not a supported CLIP, or there is no compiler.
     """
-    if compile:
+    if compile_blocks:
         check_compiler(device)
     state_dict, config, visual = read_clip(source)
     image = {} if visual is None else visual.state_dict(prefix="visual.")
@@ -110,7 +110,7 @@ def load_clip(
         visual=visual,
         half=half_type(device),
         memory_budget=memory_budget,
-        compile=compile,
+        compile_blocks=compile_blocks,
         graphs=graphs,
     )
     clip.weights_hash = weights

@@ -195,7 +195,7 @@ class FrozenCLIP(nn.Module):
         half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
         memory_budget: bytes that the text tower may keep for its backward pass where there are
             many classes; 0 is half of what is free. Results do not depend on it.
-        compile: have `torch.compile` compile the blocks.
+        compile_blocks: have `torch.compile` compile the blocks.
         graphs: on a GPU, record the text tower as a CUDA graph where it is computed in one part.
 
     Attributes:
@@ -223,7 +223,7 @@ class FrozenCLIP(nn.Module):
         visual: nn.Module | None = None,
         half: torch.dtype = torch.bfloat16,
         memory_budget: float = 0,
-        compile: bool = False,
+        compile_blocks: bool = False,
         graphs: bool = False,
     ) -> None:
         super().__init__()
@@ -231,7 +231,8 @@ class FrozenCLIP(nn.Module):
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.config, self.precision, self.textbook = config, precision, textbook
         self.memory_budget = memory_budget
-        self.compile_blocks, self.record_text = compile, graphs
+        self.compile_blocks = compile_blocks
+        self.record_text = graphs
         self.dtype = {
             "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": half
         }[precision]  # fmt: skip
@@ -285,6 +286,12 @@ class FrozenCLIP(nn.Module):
     def quick(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """A function of blocks and tensors, compiled if that is asked for."""
         return compiled(function) if self.compile_blocks else function
+
+    @property
+    def _through(self) -> Callable[..., Tensor]:
+        """What a block does; hooks are not compiled."""
+        through: Any = Block.__call__
+        return compiled(Block.forward) if self.compile_blocks else through
 
     def image_tower_hash(self) -> str:
         """SHA-256 of all that is frozen, but for the text tower."""
@@ -353,7 +360,7 @@ class FrozenCLIP(nn.Module):
         if prompter is not None and before_norm:
             x = self._append(x, prompter(0, x))
         x = self.ln_pre(x)
-        last, through = len(self.visual_blocks) - 1, self.quick(Block.forward)
+        last, through = len(self.visual_blocks) - 1, self._through
         for layer, block in enumerate(self.visual_blocks):
             if prompter is not None and not (layer == 0 and before_norm):
                 tokens = prompter(layer, x[:, :own])
@@ -390,7 +397,11 @@ class FrozenCLIP(nn.Module):
         learned = [None if prompter is None else prompter(layer, None) for layer in layers]
         if self.textbook:
             read = self._encode_text_textbook(prompts, learned)
-        elif self.record_text and shared_prefix.in_one_part(prompts, learned):
+        elif (
+            self.record_text
+            and self.device.type == "cuda"
+            and shared_prefix.in_one_part(prompts, learned)
+        ):
             read = prompts.recorded(self)(learned)
         else:
             read = shared_prefix.encode(self, prompts, learned)
@@ -401,7 +412,7 @@ class FrozenCLIP(nn.Module):
     ) -> Tensor:
         rows = prompts.full
         x = rows.embed(learned[0]) + self.text_positions.repeat(prompts.n_classes, 1)
-        through = self.quick(Block.forward)
+        through = self._through
         for layer, block in enumerate(self.text_blocks):
             if layer:
                 x = rows.replace(x, learned[layer])

@@ -50,7 +50,7 @@ def test_half_precision_is_as_near_as_the_textbook_path_in_it(case, precision):
 @pytest.mark.parametrize("case", ["generic", "deep"])
 def test_compiled_blocks(case):
     pytest.importorskip("triton")
-    near(run(on_gpu(compile=True), **CASES[case]), run(on_gpu(), **CASES[case]), 1e-5)
+    near(run(on_gpu(compile_blocks=True), **CASES[case]), run(on_gpu(), **CASES[case]), 1e-5)
 
 
 def test_a_recording_is_not_replayed_while_its_backward_pass_is_due():
