@@ -55,7 +55,7 @@ def test_beside_the_same_setting(tmp_path):
     ]
     for form in ("text", "md", "latex", "html"):
         written = " ".join(
-            table.render(with_published(table.build(tmp_path)), form, width=120).split()
+            table.render(with_published(table.build(tmp_path)), form, width=140).split()
         )
         minus = ", $-$" if form == "latex" else ", -"
         assert all(words.replace(", -", minus) in written for words in expected)
