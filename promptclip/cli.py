@@ -24,10 +24,13 @@ MISSING = {
 
 
 class Console(logging.StreamHandler):  # type: ignore[type-arg]
-    """Bare messages to whatever `sys.stdout` is at that moment."""
+    """Bare messages to the `sys.stdout` of that moment; a terminal obeys nothing of them."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+
+    def format(self, record: logging.LogRecord) -> str:  # noqa: D102
+        return "\n".join(map(printable, super().format(record).expandtabs().split("\n")))
 
     @property
     def stream(self):  # type: ignore[no-untyped-def]  # noqa: D102

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dassl
 import mini_benchmark
 import torch
 
@@ -46,7 +47,8 @@ def command(*args: object) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """Of a process that finds what this one finds, and computes with as many threads."""
     threads = str(torch.get_num_threads())
-    path = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), *filter(None, sys.path)])
+    engine = str(Path(dassl.__file__).parents[1])
+    path = os.pathsep.join([str(ROOT), engine, *filter(None, sys.path)])
     return {
         **os.environ,
         "PYTHONPATH": path,

@@ -115,6 +115,7 @@ def test_a_regulariser_that_a_method_cannot_feed(method, acts_on, mini, tmp_path
             cfg_of(method, mini, tmp_path, *overrides)
 
 
+@pytest.mark.slow  # tests/test_regularizers.py has a step of each
 @pytest.mark.parametrize("name", sorted(regularizers._REGISTRY))
 @pytest.mark.parametrize("method", METHODS)
 def test_every_regulariser_with_every_method(method, name, mini, tmp_path):

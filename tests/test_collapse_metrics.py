@@ -198,14 +198,15 @@ def test_a_method_without_text_features_is_told_of(caplog):
 
 
 ASKED = ("TEST.COLLAPSE_METRICS", True)
+SHORT = ("OPTIM.MAX_EPOCH", 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_measures_on_request(method, mini, tmp_path, caplog):
-    plain = run(cfg_of(method, mini, tmp_path / "plain"))
+    plain = run(cfg_of(method, mini, tmp_path / "plain", *SHORT))
     assert "collapse" not in plain
     assert "neural collapse" not in caplog.text
-    asked = run(cfg_of(method, mini, tmp_path / "asked", *ASKED))
+    asked = run(cfg_of(method, mini, tmp_path / "asked", *SHORT, *ASKED))
     assert asked["metrics"] == plain["metrics"]
     assert tuple(asked["collapse"]) == METRICS
     assert results.read(tmp_path / "asked")["collapse"] == asked["collapse"]

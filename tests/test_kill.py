@@ -94,6 +94,7 @@ def test_killed_run_goes_on(where, number, mini, whole, tmp_path):
     assert learned(tmp_path) == learned(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_seed_is_missing_in_its_table(mini, tmp_path, capsys):
     output = tmp_path / "output"
     folder = output / "fewshot/mini/shots_4/CoOp/tiny"

@@ -113,16 +113,18 @@ def test_checkpoint_loads_strictly_into_other_classes(method, mini, tmp_path):
 
 
 @pytest.mark.parametrize("method", SAVED)
-@pytest.mark.parametrize("what", ["method", "backbone"])
-def test_checkpoint_of_another(what, method, mini, tmp_path):
+def test_checkpoint_of_another(method, mini, tmp_path):
     build(method, mini, tmp_path, "OPTIM.MAX_EPOCH", 1).train()
     file = tmp_path / "prompt_learner" / "model.pth.tar-1"
-    checkpoint = torch.load(file, weights_only=True)
-    checkpoint["state_dict"]["origin._extra_state"][what] = "another"
-    torch.save(checkpoint, file)
+    whole = file.read_bytes()
     trainer = build(method, mini, tmp_path / "other")
-    with pytest.raises(UserError, match=f"with {what} 'another', but this run"):
-        trainer.load_model(str(tmp_path), epoch=1)
+    for what in ("method", "backbone"):
+        file.write_bytes(whole)
+        checkpoint = torch.load(file, weights_only=True)
+        checkpoint["state_dict"]["origin._extra_state"][what] = "another"
+        torch.save(checkpoint, file)
+        with pytest.raises(UserError, match=f"with {what} 'another', but this run"):
+            trainer.load_model(str(tmp_path), epoch=1)
     with pytest.raises(UserError, match="no checkpoint .*model.pth.tar-7"):
         trainer.load_model(str(tmp_path), epoch=7)
 
@@ -140,7 +142,7 @@ def test_init_weights(method, mini, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_numbers(method, mini, tmp_path):
-    results = [run(cfg_of(method, mini, tmp_path / str(i), seed=i // 2)) for i in range(4)]
+    results = [run(cfg_of(method, mini, tmp_path / str(i), seed=i // 2)) for i in range(3)]
     assert results[0]["metrics"] == results[1]["metrics"]
     if method in SAVED:
         states = [
@@ -233,13 +235,14 @@ def test_value_out_of_range(method, mini, tmp_path):
 
 
 @pytest.mark.parametrize("method", LEARNERS)
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])
-def test_precisions_on_the_cpu(precision, method, mini, tmp_path):
-    losses = {}
-    for name in ("fp32", precision):
-        key = f"TRAINER.{method.upper()}.PREC"
-        losses[name] = steps(build(method, mini, tmp_path / name, key, name), 3)
-    assert losses[precision] == pytest.approx(losses["fp32"], rel=0.1)
+def test_precisions_on_the_cpu(method, mini, tmp_path):
+    key = f"TRAINER.{method.upper()}.PREC"
+    losses = {
+        name: steps(build(method, mini, tmp_path / name, key, name), 3)
+        for name in ("fp32", "fp16", "bf16", "amp")
+    }
+    for precision, found in losses.items():
+        assert found == pytest.approx(losses["fp32"], rel=0.1), precision
 
 
 @pytest.mark.parametrize("method", LEARNERS)

@@ -249,7 +249,7 @@ def test_a_message_comes_whole_out_of_a_loader_worker(tmp_path: Path) -> None:
     for number, (kind, (make, why)) in enumerate(UNUSABLE.items()):
         path = tmp_path / f"{number}.jpg"
         make(path)
-        loader = DataLoader(picture_set(good, path), 1, num_workers=2)
+        loader = DataLoader(picture_set(good, path), 1, num_workers=1)
         with pytest.raises(PictureError) as caught:
             list(loader)
         message = str(caught.value)

@@ -155,9 +155,8 @@ def shown(status: Status, folder: Path) -> RenderableType:
     from rich.text import Text
 
     lines = [_bars(status), Text(status.left())]
-    lines += [Text(line) for line in _running(status)]
-    lines += [Text(line) for line in failures(status)]
-    return Group(Text(str(folder), style="bold"), *(line for line in lines if str(line)))
+    lines += [Text(printable(line)) for line in (*_running(status), *failures(status))]
+    return Group(Text(printable(str(folder)), style="bold"), *(line for line in lines if str(line)))
 
 
 def failures(status: Status) -> Iterator[str]:
@@ -192,7 +191,7 @@ def _bars(status: Status) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, counts in groups.items():
         bar = ProgressBar(total=counts["of"], completed=counts["done"])
-        table.add_row(name, bar, *(str(counts[column]) for column in columns))
+        table.add_row(printable(name), bar, *(str(counts[column]) for column in columns))
     return table
 
 
@@ -205,7 +204,7 @@ def _group(place: Place) -> str:
 def _running(status: Status) -> Iterator[str]:
     now = time.time()
     lines = [
-        f"running: {status.places[number].path}, for {told(now - start)}, {printable(worker)}"
+        f"running: {status.places[number].path}, for {told(now - start)}, {worker}"
         for number, (worker, start) in sorted(status.running.items())
     ]
     yield from lines[:_SHOWN_RUNNING]

@@ -6,6 +6,7 @@ import io
 import shutil
 from typing import Literal
 
+from promptclip.errors import printable
 from promptclip.table.grid import grid
 from promptclip.table.model import Table
 
@@ -41,7 +42,8 @@ def text(table: Table, width: int | None = None) -> str:
         console.print(rich)
     for paragraph in (table.caption, *table.notes):
         console.print(paragraph)
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().strip("\n").splitlines())
+    lines = out.getvalue().strip("\n").split("\n")
+    return "".join(f"{printable(line.rstrip())}\n" for line in lines)
 
 
 def markdown(table: Table) -> str:
