@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from promptclip.predictor import load as load
 
 __version__ = "0.1.0"
 
@@ -16,3 +20,12 @@ if (_root / "trainers").is_dir() and (_root / "setup.py").is_file():
 # Read when huggingface_hub is imported, which open_clip does: nothing is told about this machine.
 # (`promptclip.network` is what promptclip itself asks before it uses the network.)
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def __getattr__(name: str) -> Any:
+    """`load`, which needs torch, is imported when it is first asked for."""
+    if name == "load":
+        from promptclip.predictor import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

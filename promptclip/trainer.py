@@ -417,9 +417,8 @@ class PromptTrainer(TrainerX):
                 "leave MODEL.INIT_WEIGHTS empty"
             )
         learners = model.learners
-        self.num_trainable = sum(
-            p.numel() for one in learners.values() for p in one.parameters() if p.requires_grad
-        )
+        learned = [p for one in learners.values() for p in one.parameters() if p.requires_grad]
+        self.num_trainable = sum(p.numel() for p in learned)
         parallel.average_gradients(p for one in learners.values() for p in one.parameters())
         for name, learner in learners.items():
             own_classes = () if model.transfers else model.classnames
@@ -434,7 +433,7 @@ class PromptTrainer(TrainerX):
         if model.fitted:
             for name, learner in learners.items():
                 self.register_model(name, learner)
-        elif self.num_trainable:
+        elif learned:  # which may have no numbers before a checkpoint brings them
             for name, learner in learners.items():
                 optim_cfg = self.optim_cfg(name)
                 try:
@@ -485,7 +484,7 @@ class PromptTrainer(TrainerX):
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
         total, label = torch.zeros(()), torch.zeros(())
-        with _own_draws(max(self.cfg.SEED, 0)):
+        with own_draws(max(self.cfg.SEED, 0)):
             for _ in range(views):
                 features, label = self._encode(loader)
                 total = total + features.float()
@@ -741,7 +740,7 @@ class PromptTrainer(TrainerX):
             if (features := cache.read(its)) is not None:  # by another process in the meantime
                 return features, "found"
             log.info("Image features of %d pictures are computed, for all runs", its["number"])
-            with _own_draws(max(self.cfg.SEED, 0)):
+            with own_draws(max(self.cfg.SEED, 0)):
                 features, _ = self._encode(tqdm(loader, disable=None))
             if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
                 return None
@@ -852,7 +851,7 @@ class PromptTrainer(TrainerX):
 
 
 @contextmanager
-def _own_draws(seed: int) -> Iterator[None]:
+def own_draws(seed: int) -> Iterator[None]:
     """Draw from generators seeded anew inside, and go on outside as if nothing had been drawn."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
