@@ -37,6 +37,7 @@ from promptclip import (
     tensor_file,
 )
 from promptclip.benchmark import PictureSet
+from promptclip.classifier import LinearClassifier, text_classifier
 from promptclip.clip.layout import not_finite
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
@@ -185,6 +186,16 @@ class PromptModel(nn.Module):
         text_features = self.unit_text_features()
         logits = self.clip.logit_scale * image_features @ text_features.T
         return Output(logits, image_features, text_features)
+
+    def linear_classifier(self) -> LinearClassifier:
+        """What is left of the model behind CLIP's own image features, for other programs.
+
+        A model with a `forward` or `image_features` of its own overrides this if it has one.
+
+        Raises:
+            UserError: if it is no linear classifier; the message says why.
+        """
+        return text_classifier(self)
 
     def current_text_features(self) -> Tensor:
         """`text_features()`; without gradient they are computed once, until `forget()`."""
