@@ -1,6 +1,8 @@
 """promptclip: few-shot prompt tuning of CLIP as Dassl trainers."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,12 @@ __version__ = "0.1.0"
 _root = Path(__file__).resolve().parent.parent
 if (_root / "trainers").is_dir() and (_root / "setup.py").is_file():
     __path__.append(str(_root))
+
+# A wheel brings the engine along, for environments in which no `dassl` is installed: neither
+# `runtime/` as a package of its own nor the original, which come first.
+_engine = Path(__file__).resolve().parent / "runtime"
+if _engine.is_dir() and importlib.util.find_spec("dassl") is None:
+    sys.path.append(str(_engine))
 
 # Read when huggingface_hub is imported, which open_clip does: nothing is told about this machine.
 # (`promptclip.network` is what promptclip itself asks before it uses the network.)
