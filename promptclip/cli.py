@@ -15,6 +15,7 @@ from promptclip.commands import (
     compare,
     completion,
     data,
+    doctor,
     export,
     grid,
     predict,
@@ -101,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=promptclip.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    modules = (train, protocols, grid, table, compare, predict, export, data, cache, completion)
-    for module in modules:
+    modules = (train, protocols, grid, table, compare, predict, export, data, cache, doctor)
+    for module in (*modules, completion):
         module.add_to(commands)
     return parser
