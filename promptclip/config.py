@@ -372,7 +372,7 @@ def saved_cfg(saved: Mapping[str, Any], source: str, overrides: Sequence[object]
     Raises:
         UserError: for a method, a key or a value that this version does not know.
     """
-    trainer = saved.get("TRAINER")
+    trainer = saved.get("TRAINER") if isinstance(saved, Mapping) else None
     if not isinstance(trainer, dict) or not isinstance(trainer.get("NAME"), str):
         raise UserError(f"{source} does not say which method it is of")
     own = trainer["NAME"].upper()

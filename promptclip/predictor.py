@@ -131,7 +131,7 @@ class Predictor:
                 f"a tensor must be what `transform` makes, floating-point numbers of the shape "
                 f"[3, {height}, {width}]; got {image.dtype} of {list(image.shape)}"
             )
-        return image
+        return image.detach().to("cpu", torch.float32)
 
 
 def load(
@@ -159,6 +159,8 @@ def load(
         UserError: the folder is no run of promptclip's, is not finished, is damaged, or tests a
             model that was trained elsewhere; or the CLIP or the device is not there.
     """
+    if isinstance(classnames, str):
+        raise UserError(f"classnames must be a list of names, got the text {classnames!r}")
     folder = Path(run)
     written = run_file.read(folder)
     if written is None:
@@ -189,6 +191,8 @@ def load(
             f"a whole {results.RESULT_FILE}; finish the run, or give the class names"
         )
     template = tested.get("template") or plugins.benchmark(cfg.DATASET.NAME).at(cfg).template
+    if odd := [one for one in (*names, template) if not isinstance(one, str)]:
+        raise UserError(f"{folder}: expected text for class names and template, got {odd[0]!r}")
     with _unnoticed(max(cfg.SEED, 0)), arranged(cfg):
         trainer = _without_data(method, names, template, device)(cfg)
         trainer.load_model(str(prompts or folder), epoch=epoch)
@@ -198,7 +202,7 @@ def load(
 def _classnames(prompts: Path | None, tested: dict[str, Any], run: str) -> list[str]:
     """Those of training, in the order of labels; none if nothing says it."""
     if prompts is None:
-        return [one["classname"] for one in tested.get("per_class", ())]
+        return [one.get("classname") for one in tested.get("per_class", ())]
     _, about = prompt_file.read(prompts)
     if about["config_hash"] != run:
         raise UserError(
@@ -238,7 +242,7 @@ def _device(device: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
+        torch.zeros(1, device=found).tolist()  # which a device without memory cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"the device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); give cpu, "

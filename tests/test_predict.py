@@ -96,6 +96,16 @@ def test_what_is_no_picture_is_named_and_the_others_are_predicted(trained, folde
     assert faults[-1] == "5 could not be read, 2 predicted"
 
 
+def test_a_spreadsheet_computes_nothing(trained, folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "b.PNG").rename("=2+2.png")
+    (names := tmp_path / "names.txt").write_text("=1+1\nred dog\n")
+    _, out, _ = predict(capsys, trained, "=2+2.png", "--classes", names)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["image"] for row in rows} == {"'=2+2.png"}
+    assert {row["class"] for row in rows} == {"'=1+1", "red dog"}
+
+
 def test_other_class_names(trained, folder, capsys, tmp_path):
     (names := tmp_path / "names.txt").write_text("red dog\n\n  a blue thing \n")
     status, out, _ = predict(capsys, trained, folder / "b.PNG", "--classes", names)

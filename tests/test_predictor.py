@@ -90,7 +90,8 @@ def test_a_path_an_image_and_a_tensor_are_the_same(coop, picture):
     assert sum(one.probability for one in expected) == pytest.approx(1)
     with Image.open(picture) as image:
         assert model.predict(image) == expected
-        assert model.predict(model.transform(image.convert("RGB"))) == expected
+        tensor = model.transform(image.convert("RGB"))
+        assert model.predict(tensor) == model.predict(tensor.double()) == expected
     assert model.predict(picture, top=2) == expected[:2]
     assert model.predict(picture, top=99) == expected
 
@@ -132,6 +133,8 @@ def test_other_classes(coop, mini, picture, tmp_path):
     probe = trained("LinearProbe", mini, tmp_path / "probe")
     with pytest.raises(UserError, match="LinearProbe cannot change classes"):
         promptclip.load(probe, classnames=names)
+    with pytest.raises(UserError, match="classnames must be a list of names, got the text 'dog'"):
+        promptclip.load(coop, classnames="dog")
 
 
 def test_the_best_epoch_and_a_named_one(mini, tmp_path):
@@ -236,13 +239,20 @@ def test_bad_runs(coop, mini, tmp_path):
     edited(tmp_path / "method" / "run.json", config={"TRAINER": None})
     with pytest.raises(UserError, match="does not say which method it is of"):
         promptclip.load(tmp_path / "method")
+    edited(tmp_path / "method" / "run.json", config=[])
+    with pytest.raises(UserError, match="does not say which method it is of"):
+        promptclip.load(tmp_path / "method")
+    edited(copy("names") / results.RESULT_FILE, template=7)
+    with pytest.raises(UserError, match="expected text for class names and template, got 7"):
+        promptclip.load(tmp_path / "names")
     (copy("torn") / "run.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         promptclip.load(tmp_path / "torn")
     with pytest.raises(UserError, match="the device 'cuda:77' cannot be used"):
         promptclip.load(coop, device="cuda:77")
-    with pytest.raises(UserError, match="the device 'gpu' cannot be used"):
-        promptclip.load(coop, device="gpu")
+    for device in ("gpu", "meta"):
+        with pytest.raises(UserError, match=f"the device '{device}' cannot be used"):
+            promptclip.load(coop, device=device)
 
 
 def test_a_clip_that_lies_elsewhere_now(coop, mini, tmp_path, picture):

@@ -158,9 +158,11 @@ def _write(found: Iterable[Found], form: str, file: TextIO) -> None:
         ]
         file.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         return
+    from promptclip.table.data import inert
+
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "probability"))
     for path, predictions in found:
         for rank, (name, likely) in enumerate(predictions, 1):
-            writer.writerow((path, rank, name, f"{likely:.6f}"))
+            writer.writerow((inert(path), rank, inert(name), f"{likely:.6f}"))
         file.flush()

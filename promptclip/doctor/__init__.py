@@ -11,6 +11,7 @@ from typing import Any
 
 from promptclip.doctor import files, machine, software
 from promptclip.doctor.finding import NOTE, OK, PROBLEM, Finding
+from promptclip.errors import UserError
 
 SCHEMA = 1
 
@@ -36,6 +37,8 @@ def examine(*, root: str = "", verify: bool = False) -> Iterator[tuple[str, list
         try:
             for one in look():
                 found.append(one)
+        except UserError as error:
+            found.append(Finding(PROBLEM, str(error)))
         except Exception as error:  # the rest of the report is of use all the same
             why = " ".join(f"{type(error).__name__}: {error}".split())
             found.append(Finding(PROBLEM, f"it could not be looked at ({why:.300})"))
