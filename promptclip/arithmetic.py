@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +38,35 @@ def arrange(cfg: CfgNode) -> None:
             f"CUDA_VISIBLE_DEVICES is {named!r}, but PyTorch finds no such GPU; correct it, "
             "or set USE_CUDA False to run on the CPU"
         )
+    memory.keep_freed()
+    _set(cfg)
+
+
+@contextlib.contextmanager
+def arranged(cfg: CfgNode) -> Iterator[None]:
+    """The same inside, and what it was before outside: for programs of others."""
+    before = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    )
+    strict = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    _set(cfg)
+    try:
+        yield
+    finally:
+        (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        ) = before
+        torch.use_deterministic_algorithms(strict, warn_only=only_warn)
+
+
+def _set(cfg: CfgNode) -> None:
     compute = cfg.COMPUTE
     torch.backends.cuda.matmul.allow_tf32 = compute.TF32
     torch.backends.cudnn.allow_tf32 = compute.TF32
@@ -43,7 +74,6 @@ def arrange(cfg: CfgNode) -> None:
     if compute.DETERMINISTIC and os.environ.setdefault(*_WORKSPACE) not in (":4096:8", ":16:8"):
         name, value = _WORKSPACE
         log.warning("%s=%s: set it to %s for equal numbers", name, os.environ[name], value)
-    memory.keep_freed()
     torch.use_deterministic_algorithms(compute.DETERMINISTIC)
     # Nothing here reads memory before it is written, so it need not be filled first
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

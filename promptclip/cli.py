@@ -10,7 +10,19 @@ import sys
 from collections.abc import Sequence
 
 import promptclip
-from promptclip.commands import cache, compare, data, grid, protocols, table, train
+from promptclip.commands import (
+    cache,
+    compare,
+    completion,
+    data,
+    doctor,
+    export,
+    grid,
+    predict,
+    protocols,
+    table,
+    train,
+)
 from promptclip.errors import UserError, printable
 from promptclip.stopping import Stopped, stoppable
 
@@ -45,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the signal if stopped, such as 130 for ctrl-C and 143 for `kill`.
     """
     _make_output_safe()
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logger = logging.getLogger("promptclip")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
@@ -87,11 +99,13 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="promptclip", description=promptclip.__doc__)
     parser.add_argument("--version", action="version", version=promptclip.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for module in (train, protocols, grid, table, compare, data, cache):
+    modules = (train, protocols, grid, table, compare, predict, export, data, cache, doctor)
+    for module in (*modules, completion):
         module.add_to(commands)
     return parser

@@ -88,6 +88,34 @@ def check(
             yield _examine(kind, root, pool)
 
 
+def look(root: str) -> Iterator[Report]:
+    """The public benchmarks and all others that are there: what lies where, and no more.
+
+    Neither lists nor pictures are read: `sizes` stays None, and `state` is "absent", "broken" or
+    "present".
+
+    Raises:
+        UserError: if `root` is no folder.
+    """
+    root = os.path.abspath(os.path.expanduser(root))
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: expected the folder that holds the data sets, there is none")
+    for kind in _usual(root):
+        report = Report(plugins.short_name(kind.__name__), os.path.join(root, kind.dataset_dir))
+        there = os.path.isdir(report.folder)
+        try:
+            if there:
+                benchmark = kind.at(_cfg(root))
+                report.faults += _layout_faults(benchmark, list(benchmark.missing()))
+            else:
+                report.notes += _elsewhere(kind, root)
+                report.faults += _dangling(report.folder)
+        except OSError as error:
+            report.faults.append(f"the folder cannot be read ({error}); see to its permissions")
+        report.state = "broken" if report.faults else "present" if there else "absent"
+        yield report
+
+
 def _usual(root: str) -> list[type[Benchmark]]:
     plugins.load_plugins()
     from dassl.data.datasets import DATASET_REGISTRY

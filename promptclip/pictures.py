@@ -131,10 +131,29 @@ def _opened(path: str) -> Iterator[Image.Image]:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The same for a picture in memory, which stays as it is.
+
+    Raises:
+        UnreadableError: if it cannot be used.
+    """
+    try:
+        _check_size(*picture.size)
+        copy = picture.copy()
+        copy.format = picture.format  # says what its numbers mean, and is not copied
+        return _as_rgb(copy)
+    except (UnreadableError, MemoryError):
+        raise
+    except Exception as error:  # the file behind it may be damaged
+        raise UnreadableError(str(error) or type(error).__name__) from error
+
+
 _TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels, make it smaller"
 
 
 def _check_size(width: int, height: int) -> None:
+    if not width * height:
+        raise UnreadableError("it has no pixels")
     if width * height > MAX_PIXELS:
         raise UnreadableError(_TOO_LARGE)
     if max(width, height) > MAX_RATIO * min(width, height):

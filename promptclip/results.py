@@ -65,6 +65,8 @@ def collect(
         "dataset": cfg.DATASET.NAME,
         "subsample": cfg.DATASET.SUBSAMPLE_CLASSES,
         "shots": cfg.DATASET.NUM_SHOTS,
+        # The hand-written prompt, of which no data set has to be asked once more
+        "template": getattr(trainer.dm.dataset, "template", None),
         "seed": cfg.SEED,
         "metrics": metrics(evaluator._y_true, evaluator._y_pred),
         "per_class": classes,

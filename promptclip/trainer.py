@@ -38,6 +38,7 @@ from promptclip import (
     tensor_file,
 )
 from promptclip.benchmark import PictureSet
+from promptclip.classifier import LinearClassifier, text_classifier
 from promptclip.clip.layout import not_finite
 from promptclip.clip.load import load_clip
 from promptclip.clip.model import EncodedImages, FrozenCLIP, PixelsNeededError
@@ -186,6 +187,16 @@ class PromptModel(nn.Module):
         text_features = self.unit_text_features()
         logits = self.clip.logit_scale * image_features @ text_features.T
         return Output(logits, image_features, text_features)
+
+    def linear_classifier(self) -> LinearClassifier:
+        """What is left of the model behind CLIP's own image features, for other programs.
+
+        A model with a `forward` or `image_features` of its own overrides this if it has one.
+
+        Raises:
+            UserError: if it is no linear classifier; the message says why.
+        """
+        return text_classifier(self)
 
     def current_text_features(self) -> Tensor:
         """`text_features()`; without gradient they are computed once, until `forget()`."""
@@ -421,9 +432,8 @@ class PromptTrainer(TrainerX):
                 "leave MODEL.INIT_WEIGHTS empty"
             )
         learners = model.learners
-        self.num_trainable = sum(
-            p.numel() for one in learners.values() for p in one.parameters() if p.requires_grad
-        )
+        learned = [p for one in learners.values() for p in one.parameters() if p.requires_grad]
+        self.num_trainable = sum(p.numel() for p in learned)
         parallel.average_gradients(p for one in learners.values() for p in one.parameters())
         for name, learner in learners.items():
             own_classes = () if model.transfers else model.classnames
@@ -438,7 +448,7 @@ class PromptTrainer(TrainerX):
         if model.fitted:
             for name, learner in learners.items():
                 self.register_model(name, learner)
-        elif self.num_trainable:
+        elif learned:  # which may have no numbers before a checkpoint brings them
             for name, learner in learners.items():
                 optim_cfg = self.optim_cfg(name)
                 try:
@@ -489,7 +499,7 @@ class PromptTrainer(TrainerX):
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
         total, label = torch.zeros(()), torch.zeros(())
-        with _own_draws(max(self.cfg.SEED, 0)):
+        with own_draws(max(self.cfg.SEED, 0)):
             for _ in range(views):
                 features, label = self._encode(loader)
                 total = total + features.float()
@@ -745,7 +755,7 @@ class PromptTrainer(TrainerX):
             if (features := cache.read(its)) is not None:  # by another process in the meantime
                 return features, "found"
             log.info("Image features of %d pictures are computed, for all runs", its["number"])
-            with _own_draws(max(self.cfg.SEED, 0)):
+            with own_draws(max(self.cfg.SEED, 0)):
                 features, _ = self._encode(tqdm(loader, disable=None))
             if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
                 return None
@@ -856,7 +866,7 @@ class PromptTrainer(TrainerX):
 
 
 @contextmanager
-def _own_draws(seed: int) -> Iterator[None]:
+def own_draws(seed: int) -> Iterator[None]:
     """Draw from generators seeded anew inside, and go on outside as if nothing had been drawn."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():

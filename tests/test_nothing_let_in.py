@@ -21,6 +21,7 @@ ALLOWED = {
     ("promptclip/clip/tokenizer.py", "importlib.util.spec_from_file_location"): "of open_clip",
     ("promptclip/clip/tokenizer.py", "exec_module"): "of open_clip, as `import` runs it",
     ("promptclip/clip/hub.py", "huggingface_hub"): "public weights, asks promptclip.network first",
+    ("promptclip/doctor/files.py", "huggingface_hub"): "lists its cache on this machine",
     ("promptclip/network.py", "urllib.request"): "the one door",
     ("promptclip/original_dassl.py", "torch.serialization.add_safe_globals"): "inert stand-ins",
     ("runtime/dassl/utils/torchtools.py", "torch.serialization.safe_globals"): "inert stand-ins",

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from promptclip import data_sets, own_pictures, results, splits, table
-from promptclip.cli import _parser, main
+from promptclip.cli import build_parser, main
 from promptclip.config import build_cfg, configs_dir
 from promptclip.errors import UserError
 from promptclip.few_shot import PARTS, Picture
@@ -489,5 +489,5 @@ def test_the_commands_of_the_page_are_commands(line):
         words.insert(1 + 2 * len(variables), method)
     else:
         assert words.pop(0) == "promptclip"
-    args = _parser().parse_args(words)
+    args = build_parser().parse_args(words)
     assert callable(args.command)

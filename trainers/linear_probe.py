@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from promptclip import logistic
 from promptclip.benchmark import PictureSet
+from promptclip.classifier import LinearClassifier
 from promptclip.trainer import MethodOptions, Output, PromptModel, PromptTrainer, unit
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,11 @@ class LinearProbeModel(PromptModel):
         features = self.image_features(image).float()
         logits = self.prompt_learner(features)
         return Output(logits, unit(features), self.template_features())
+
+    def linear_classifier(self) -> LinearClassifier:
+        """The layer itself, on features that are not normalised."""
+        weight, bias = (p.detach() for p in self.prompt_learner.parameters())
+        return LinearClassifier(weight, bias, scale=1.0, normalise=False)
 
 
 @TRAINER_REGISTRY.register()

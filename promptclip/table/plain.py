@@ -42,8 +42,8 @@ def text(table: Table, width: int | None = None) -> str:
         console.print(rich)
     for paragraph in (table.caption, *table.notes):
         console.print(paragraph)
-    lines = out.getvalue().strip("\n").split("\n")
-    return "".join(f"{printable(line.rstrip())}\n" for line in lines)
+    said = out.getvalue().strip("\n").split("\n")
+    return "".join(f"{printable(line.rstrip())}\n" for line in said)
 
 
 def markdown(table: Table) -> str:

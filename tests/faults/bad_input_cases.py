@@ -1082,3 +1082,84 @@ compare_case("a figure of two methods", "coop", "dapt", "--plot", "x.png")
 case(AREA, "nothing to compare: `promptclip compare coop dapt`")(
     lambda w: ["compare", "coop", "dapt"]
 )
+
+
+# ---------------------------------------------------------------- predict and export
+
+AREA = "Predict and export"
+
+
+def used(what: str, *words: Any, method: str = "ZeroshotCLIP", line: str = "", **hide: str) -> None:
+    """A finished run is put to use; RUN stands for its folder, PICTURE for a picture."""
+
+    def make(w: World) -> list[Any]:
+        trained(w, method=method)
+        stand_ins = {"RUN": w.output, "PICTURE": w.benchmark / "images/0/test_0.png"}
+        w.file("notes.txt", "no picture")
+        (w.folder / "empty").mkdir()
+        return [stand_ins.get(word, word) for word in words]
+
+    case(AREA, f"{what}: `promptclip {' '.join(map(str, words))}`", line, **hide)(make)
+
+
+with_command(
+    AREA,
+    ("a folder that is no run", ["predict", "data", "a.png"]),
+    ("a folder that is not there", ["predict", "nowhere", "a.png"]),
+    ("no picture", ["predict", "nowhere"]),
+    ("no folder for the files", ["export", "nowhere"]),
+)
+used("a file that is no picture; the others are predicted", "predict", "RUN", "notes.txt",
+     "PICTURE", line="notes.txt")  # fmt: skip
+used("a picture that is not there", "predict", "RUN", "gone.png", line="gone.png")
+used("a folder without pictures", "predict", "RUN", "empty", line="empty")
+used("no class of a picture", "predict", "RUN", "PICTURE", "--top", 0)
+used("names that are no file", "predict", "RUN", "PICTURE", "--classes", "gone.txt")
+used("a device that is not there", "predict", "RUN", "PICTURE", "--device", "cuda:77",
+     reason=r"(?<=be used \().*(?=\); give)")  # fmt: skip
+used("other classes for a method that cannot change them", "predict", "RUN", "PICTURE",
+     "--classes", "notes.txt", method="LinearProbe")  # fmt: skip
+used("a method whose image tower has prompts", "export", "RUN", "--out", "out", method="VPT")
+used("a method whose text features depend on the image", "export", "RUN", "--out", "out",
+     method="CoCoOp")  # fmt: skip
+used("a file in the place of a folder", "export", "RUN", "--out", "notes.txt")
+
+
+@case(AREA, "a test of a model that was trained in another folder", run="[0-9a-f]{16}")
+def _(w: World) -> list[Any]:
+    trained(w)
+    trained(w, output_dir=w.folder / "new", eval_only=True, model_dir=w.output)
+    return ["predict", w.folder / "new", "a.png"]
+
+
+@case(AREA, "a run that is not finished")
+def _(w: World) -> list[Any]:
+    trained(w)
+    for name in ("prompts.safetensors", results.RESULT_FILE):
+        (w.output / name).unlink()
+    return ["predict", w.output, "a.png"]
+
+
+@case(AREA, "a `run.json` that was edited")
+def _(w: World) -> list[Any]:
+    trained(w)
+    file = w.output / "run.json"
+    file.write_text(file.read_text().replace('"CoOp"', '"DAPT"'))
+    return ["predict", w.output, "a.png"]
+
+
+@case(AREA, "a `prompts.safetensors` of which a bit has flipped")
+def _(w: World) -> list[Any]:
+    trained(w)
+    file = w.output / "prompts.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    return ["predict", w.output, "a.png"]
+
+
+@case(AREA, "weights of the CLIP that have moved", names="(?<=expected ).*(?= or the path)")
+def _(w: World) -> list[Any]:
+    trained(w)
+    (w.data / "clip.safetensors").unlink()
+    return ["predict", w.output, "a.png"]
