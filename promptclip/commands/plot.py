@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from promptclip.commands.report import looking, read
+
 log = logging.getLogger(__name__)
 
 
@@ -24,6 +26,7 @@ def add_to(commands: Any) -> None:
     flag("--out", metavar="FOLDER", default="figures", help="(default: figures)")
     flag("--format", choices=("pdf", "png", "svg"), default="pdf", help="(default: pdf)")
     flag("--dpi", type=int, default=200, help="of png (default: 200)")
+    looking(command)
 
 
 def _plot(args: argparse.Namespace) -> int:
@@ -34,11 +37,7 @@ def _plot(args: argparse.Namespace) -> int:
 
     if not 20 <= args.dpi <= 2400:
         raise UserError(f"--dpi must be 20 to 2400, got {args.dpi}")
-    drawings = [
-        drawing
-        for section in report.sections(report.read(args.folder))
-        for drawing in section.drawings
-    ]
+    drawings = [drawing for section in report.sections(read(args)) for drawing in section.drawings]
     if not drawings:
         raise UserError(f"nothing in {args.folder} can be drawn; its runs have no results yet")
     try:

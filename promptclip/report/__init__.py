@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from promptclip.report import classes, origin, plane, shots, summary, training
+from promptclip.report import (
+    classes,
+    confusions,
+    features,
+    inside,
+    origin,
+    plane,
+    shots,
+    summary,
+    training,
+)
 from promptclip.report.html import Section
+from promptclip.report.looking import look
 from promptclip.report.page import page
 from promptclip.report.source import Source, read
 
-__all__ = ["Section", "Source", "page", "read", "sections"]
+__all__ = ["Section", "Source", "look", "page", "read", "sections"]
 
 _SECTIONS: Sequence[Callable[[Source], Section]] = (
     summary.section,
     shots.section,
     plane.section,
     classes.section,
+    confusions.section,
     training.section,
+    inside.section,
+    features.section,
     origin.section,
 )
 

@@ -130,8 +130,8 @@ def _overview(setting: Setting, found: Mapping[str, Sequence[Change]]) -> Markup
 
 def _classes(caption: str, changes: Sequence[Change]) -> Markup:
     shown = list(changes)
-    left_out = max(len(shown) - 2 * LONGEST, 0)
-    if left_out:
+    left_out = len(shown) - 2 * LONGEST
+    if left_out > LONGEST:
         shown = [*shown[:LONGEST], *shown[-LONGEST:]]
         caption += f" (the {left_out} classes between are not shown)"
     largest = max((abs(change.gain) for change in shown), default=0) or 1.0
@@ -141,12 +141,12 @@ def _classes(caption: str, changes: Sequence[Change]) -> Markup:
             change.pictures,
             f"{change.before:.1f}",
             f"{change.after:.1f}",
-            f"{change.gain:+.1f}",
+            f"{change.gain:+.1f}" if change.gain else "0.0",
             _bar(change.gain, largest),
         )
         for change in shown
     )
-    headings = ("class", "test pictures", "zero-shot", "method", "gain", "")
+    headings = ("class", "test pictures", "zero-shot", "method", "gain", "gain as a bar")
     return html.table(caption, headings, rows)
 
 

@@ -105,22 +105,27 @@ def look() -> Iterator[None]:
         yield
 
 
-def axes(
-    legend_entries: int = 0, *, width: float = WIDTH, height: float = HEIGHT
-) -> tuple[Figure, Axes]:
-    """A new figure and its axes, with room for a legend below."""
+def blank(
+    legend_entries: int = 0, *, width: float = WIDTH, height: float = HEIGHT, columns: int = COLUMNS
+) -> Figure:
+    """A new figure without axes, with room for a legend below."""
     from matplotlib.figure import Figure
 
-    rows = -(-legend_entries // COLUMNS)
-    figure = Figure(figsize=(width, height + 0.22 * rows), layout="constrained")
+    rows = -(-legend_entries // columns)
+    return Figure(figsize=(width, height + 0.22 * rows), layout="constrained")
+
+
+def axes(legend_entries: int = 0, *, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A new figure and its axes, with room for a legend below."""
+    figure = blank(legend_entries, height=height)
     return figure, figure.add_subplot()
 
 
-def legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes, columns: int = COLUMNS) -> None:
     """A legend below the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=COLUMNS, handlelength=3.2,
+        handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2,
         columnspacing=1.0,
     )  # fmt: skip
 

@@ -47,11 +47,9 @@ def listed(items: Iterable[object], **attributes: object) -> Markup:
     return tag("ul", joined((tag("li", item) for item in items), "\n"), **attributes)
 
 
-def folded(summary: object, *parts: object, open_: bool = False) -> Markup:
-    """What is shown when asked for, and always on paper."""
-    head = tag("summary", summary)
-    shown = " open" if open_ else ""
-    return Markup(f"<details{shown}>{head}\n{joined(parts, chr(10))}</details>\n")
+def folded(summary: object, *parts: object) -> Markup:
+    """What is shown when asked for; on paper, what was open."""
+    return tag("details", joined((tag("summary", summary), *parts), "\n"))
 
 
 def table(caption: object, headings: Sequence[object], rows: Iterable[Sequence[object]]) -> Markup:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptclip import plugins
 from promptclip.report.figures import Style, styles
@@ -14,6 +14,9 @@ from promptclip.table.model import Row, Table
 from promptclip.table.outcome import Outcome
 from promptclip.table.reading import outcomes, places, tabulated
 from promptclip.tree import PROTOCOLS, Place, of_shots
+
+if TYPE_CHECKING:
+    from promptclip.report.looking import Look
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,17 @@ class Source:
         root: the folder that was given.
         table: of all results.
         runs: every run that the table has a place for and that has a folder.
+        looked: whether models were asked to look at their pictures again.
+        looks: what they saw, by setting and label of the method.
+        blind: which could not, and why.
     """
 
     root: Path
     table: Table
     runs: tuple[Run, ...]
+    looked: bool = False
+    looks: Mapping[tuple[Setting, str], Look] = field(default_factory=dict)
+    blind: tuple[str, ...] = ()
 
     @functools.cached_property
     def finished(self) -> tuple[Run, ...]:

@@ -59,7 +59,6 @@ pre { white-space: pre-wrap; background: var(--soft); padding: .75rem; font-size
   .figures { grid-template-columns: 1fr 1fr; }
   th, td { padding: .15rem .35rem; }
   table { font-size: 8.5pt; }
-  details::details-content { content-visibility: visible; height: auto; }
   * { print-color-adjust: exact; }
 }
 @media (max-width: 30rem) {

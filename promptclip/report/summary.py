@@ -27,7 +27,7 @@ def _facts(source: Source) -> Iterator[str]:
     protocols = dict.fromkeys(PROTOCOLS[row.protocol] for row in rows)
     methods = sorted({source.label(row) for row in rows}, key=str.lower)
     datasets = sorted({row.dataset for row in rows})
-    yield f"{_counted(len(source.finished), 'finished run')}, by {source.root}"
+    yield f"{_counted(len(source.finished), 'finished run')} in {source.root}"
     yield f"{_counted(len(protocols), 'protocol')}: {', '.join(protocols)}"
     yield f"{_counted(len(methods), 'method')}: {', '.join(methods)}"
     yield f"{_counted(len(datasets), 'benchmark')}: {', '.join(datasets)}"
