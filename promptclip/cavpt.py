@@ -73,7 +73,8 @@ class CAVPT(nn.Module):
             prompts: as of `forward`.
         """
         query, key = self.query(self.embed(candidates)), self.key(self._memory(tokens, prompts))
-        return (query @ key.mT / math.sqrt(_KEY_WIDTH)).softmax(-1)
+        weights: Tensor = (query @ key.mT / math.sqrt(_KEY_WIDTH)).softmax(-1)
+        return weights
 
     def _memory(self, tokens: Tensor, prompts: Tensor | None) -> Tensor:
         """R, [B, L + n, D]."""

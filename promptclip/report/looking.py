@@ -127,13 +127,26 @@ def look_at(run: Run, root: str = "") -> Look:
     if written is None:
         raise UserError(f"{run.folder} has no {run_file.RUN_FILE}, so its model cannot be loaded")
     with tempfile.TemporaryDirectory() as own, _quietly():
-        cfg = configuration(written["config"], root=root, output_dir=own)
-        trainer = _loaded(cfg, run, written)
-        return _seen(run, trainer, cfg)
+        kept = written["config"].get("DATASET", {}).get("BAD_IMAGES", "error")
+        try:
+            trainer = _loaded(run, written, root, own, kept)
+        except UserError:  # of pictures, perhaps: those that are there are better than none
+            with contextlib.suppress(UserError):
+                return _seen(run, _loaded(run, written, root, own, "skip"), bad_images=kept)
+            raise
+        return _seen(run, trainer, bad_images=kept)
 
 
-def configuration(saved: Mapping[str, Any], *, root: str, output_dir: str) -> CfgNode:
+def configuration(
+    saved: Mapping[str, Any], *, root: str, output_dir: str, bad_images: str
+) -> CfgNode:
     """The configuration of a run from its own record.
+
+    Args:
+        saved: the record.
+        root: where the data sets are; "" for where they were.
+        output_dir: for what a trainer may write.
+        bad_images: DATASET.BAD_IMAGES.
 
     Raises:
         UserError: if this version does not know a key or its kind of value.
@@ -144,13 +157,15 @@ def configuration(saved: Mapping[str, Any], *, root: str, output_dir: str) -> Cf
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"its configuration is of another promptclip ({error})") from None
     cfg.DATASET.ROOT = root or cfg.DATASET.ROOT
-    cfg.OUTPUT_DIR = output_dir
+    cfg.DATASET.BAD_IMAGES, cfg.OUTPUT_DIR = bad_images, output_dir
     cfg.MODEL.INIT_WEIGHTS = ""  # what training began with may be gone
     cfg.freeze()
     return cfg
 
 
-def _loaded(cfg: CfgNode, run: Run, written: Mapping[str, Any]) -> Any:
+def _loaded(run: Run, written: Mapping[str, Any], root: str, own: str, bad_images: str) -> Any:
+    """The trainer of a run with what it has learned."""
+    cfg = configuration(written["config"], root=root, output_dir=own, bad_images=bad_images)
     plugins.load_plugins()
     from dassl.engine import build_trainer
 
@@ -178,15 +193,11 @@ def _training(run: Run) -> Path:
     return run.folder.parents[len(place.path.parts) - 1] / trained.path
 
 
-def _seen(run: Run, trainer: Any, cfg: CfgNode) -> Look:
+def _seen(run: Run, trainer: Any, *, bad_images: str) -> Look:
     """Go through the test pictures that are still there."""
     trainer.set_model_mode("eval")
+    skipped = getattr(trainer.dm.dataset, "skipped", None) or {}
     pictures = trainer.test_loader.dataset
-    moved = [one.impath for one in pictures.data_source if not Path(one.impath).is_file()]
-    gone = set(moved)
-    pictures.data_source = [one for one in pictures.data_source if one.impath not in gone]
-    if not pictures.data_source:
-        raise UserError(f"none of its {len(moved)} pictures is there any more, such as {moved[0]}")
     rows: dict[str, list[Tensor]] = {name: [] for name in ("label", "answer", "before", "after")}
     paths: list[str] = []
     text: Tensor | None = None
@@ -210,7 +221,7 @@ def _seen(run: Run, trainer: Any, cfg: CfgNode) -> Look:
         paths=paths,
         text_before=trainer.model.template_features().float().cpu(),
         text_after=None if text is None else unit(text),
-        moved=moved,
+        moved=[] if bad_images == "skip" else list(skipped.get("test", ())),
         extras=extras(trainer, some),
         **{name: torch.cat(parts) for name, parts in rows.items()},
     )

@@ -65,7 +65,12 @@ def nearest_words(context: Tensor, vocabulary: Tensor) -> list[list[tuple[str, f
     """
     from promptclip.clip.tokenizer import decode
 
-    distance = torch.cdist(context.detach().float().cpu(), vocabulary.float().cpu())
+    # The faster way would lose small distances in rounding.
+    distance = torch.cdist(
+        context.detach().float().cpu(),
+        vocabulary.float().cpu(),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
     found = distance.topk(WORDS, largest=False)
     return [
         [(decode([token]).strip(), far) for token, far in zip(tokens, fars, strict=True)]
