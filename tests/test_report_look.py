@@ -171,12 +171,11 @@ def test_dispersion_by_hand():
 
 
 def test_the_plane_of_most_variation():
-    along = torch.tensor([3.0, -1.0, 0.5, -2.5])
-    other = torch.tensor([0.1, 0.1, -0.1, -0.1])
-    points = torch.stack([torch.zeros(4), along, other, 0.3 * other[[0, 2, 1, 3]]], 1)
-    coordinates, share = features.principal(points)
-    assert coordinates[:, 0].abs().tolist() == pytest.approx(along.abs().tolist(), abs=0.05)
-    assert 0.99 < share < 0.9999
+    axes = ((2, -2, 0, 0), (0, 0, 1, -1), (0, 0, 0, 0), (0.5, 0.5, -0.5, -0.5))
+    coordinates, share = features.principal(torch.tensor(axes, dtype=torch.float32).T + 7)
+    assert coordinates[:, 0].abs().tolist() == pytest.approx([2, 2, 0, 0], abs=1e-6)
+    assert coordinates[:, 1].abs().tolist() == pytest.approx([0, 0, 1, 1], abs=1e-6)
+    assert share == pytest.approx(10 / 11)  # of the squares, 8, 2 and 1
 
 
 def test_the_nearest_words_are_those_of_the_vocabulary():

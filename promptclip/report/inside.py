@@ -115,7 +115,7 @@ def _halves(source: Source) -> Iterator[Part]:
     drawings = []
     for setting, runs in source.by_setting().items():
         for label, its in source.by_label(runs).items():
-            if its[0].place.method == "UPT" and (cosines := halves(its[0])) is not None:
+            if (cosines := halves(its[0])) is not None:
                 drawings.append(_heat(setting, label, cosines))
     if drawings:
         yield tag("h3", "Likeness of UPT's two parts")
@@ -124,7 +124,9 @@ def _halves(source: Source) -> Iterator[Part]:
 
 
 def halves(run: Run) -> Tensor | None:
-    """Cosines of the text part's and the image part's vectors of U; None if they are not kept."""
+    """Cosines of the text part's and the image part's vectors of U; None if there are none."""
+    if run.place.method != "UPT":
+        return None
     try:
         tensors, _ = prompt_file.read(run.folder / prompt_file.NAME)
     except UserError:
