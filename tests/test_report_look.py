@@ -256,6 +256,6 @@ def test_a_browser_shows_the_looks(looked, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(report.page("Looks", report.sections(looked)), encoding="utf-8")
     found = measured(file, 390)
-    assert all(h > 80 for _, h in found["sections"].values())
+    assert all(h > 60 for _, h in found["sections"].values())
     assert all(there for there, _, _ in found["pictures"])
     assert found["overflow"] <= 0

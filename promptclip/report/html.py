@@ -66,7 +66,12 @@ def table(caption: object, headings: Sequence[object], rows: Iterable[Sequence[o
         "\n",
     )
     return tag(
-        "div", tag("table", inner), class_="wide", role="region", tabindex=0, aria_label=label
+        "div",
+        tag("table", inner, class_="words"),
+        class_="wide",
+        role="region",
+        tabindex=0,
+        aria_label=label,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -187,12 +188,12 @@ def _maps(setting: Setting, label: str, maps: Sequence[Attention]) -> Drawing:
         for (first, *others), one in zip(grid, maps, strict=True):
             with contextlib.suppress(UnreadableError, OSError), pictures.quiet():
                 first.imshow(pictures.rgb(one.path))
-            first.set_title(one.truth, fontsize=8)
+            first.set_title(textwrap.fill(one.truth, 16), fontsize=8)
             for axes, name, values, share in zip(
                 others, one.classnames, one.maps, one.on_patches.tolist(), strict=False
             ):
                 axes.imshow(values.numpy(), cmap="Greys", vmin=0)
-                axes.set_title(f"{name}\n{share:.2f}", fontsize=8)
+                axes.set_title(f"{textwrap.fill(name, 16)}\n{share:.2f}", fontsize=8)
     told = "; ".join(f"for a picture of {one.truth}: {', '.join(one.classnames)}" for one in maps)
     alt = f"Attention of {label}'s likely classes over patches, {setting}, {told}."
     name = f"attention-{setting.slug}-{label.replace('/', '-')}"

@@ -24,6 +24,10 @@ thead, tbody { border-bottom: 1px solid; }
 thead { border-top: 2px solid; }
 tbody { border-bottom-width: 2px; }
 tbody tr:nth-child(even) { background: var(--soft); }
+td { white-space: nowrap; }
+td small, .words td { white-space: normal; }
+td small { min-width: 7rem; }
+.words td { min-width: 3rem; }
 th[scope=row], th:first-child { text-align: left; }
 th[scope=row] { font-weight: 500; position: sticky; left: 0; background: #fff; }
 tbody tr:nth-child(even) th { background: var(--soft); }
