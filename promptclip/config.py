@@ -359,6 +359,31 @@ def _parsed(text: bytes, name: str) -> dict[str, Any]:
     return content
 
 
+def saved_cfg(saved: Mapping[str, Any], source: str, overrides: Sequence[object] = ()) -> CfgNode:
+    """The configuration of a run, from what its folder says.
+
+    Keys that came later have their defaults; options of other methods are not asked for.
+
+    Args:
+        saved: the configuration in `run.json` or `result.json`.
+        source: the file that holds it, for errors.
+        overrides: KEY VALUE KEY VALUE ..., the last word on every key.
+
+    Raises:
+        UserError: for a method, a key or a value that this version does not know.
+    """
+    trainer = saved.get("TRAINER")
+    if not isinstance(trainer, dict) or not isinstance(trainer.get("NAME"), str):
+        raise UserError(f"{source} does not say which method it is of")
+    own = trainer["NAME"].upper()
+    kept = {key: one for key, one in trainer.items() if key == own or not isinstance(one, dict)}
+    cfg, layer = default_cfg(), {**saved, "TRAINER": kept}
+    merge(cfg, [(source, layer), ("the call", nested(pairs(overrides)))])
+    _check(cfg)
+    cfg.freeze()
+    return cfg
+
+
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits over everything in `cfg` that can change a number."""
     return digest(hashed(cfg))

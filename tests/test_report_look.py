@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,10 @@ import torch.nn.functional as F
 from chromium import measured, needs_chromium
 from mini_benchmark import cfg_of
 
-from promptclip import report
+from promptclip import report, run_file
 from promptclip.cavpt import CAVPT
 from promptclip.cli import main
 from promptclip.clip.load import load_clip
-from promptclip.errors import UserError
 from promptclip.report import confusions, features, inside
 from promptclip.report.looking import Look, look_at
 from promptclip.report.methods import Attention, Words, nearest_words
@@ -232,12 +233,16 @@ def test_upt_halves(looked):
     assert inside.halves(of(looked, "CoOp").run) is None
 
 
-def test_an_unknown_configuration_is_named(made, tmp_path):
-    from promptclip.report.looking import configuration
-
-    saved = {"FROM_THE_FUTURE": {"KEY": 1}}
-    with pytest.raises(UserError, match="of another promptclip"):
-        configuration(saved, root="", output_dir=str(tmp_path), bad_images="error")
+def test_a_configuration_of_another_version_is_named(made, tmp_path):
+    root = tmp_path / "output"
+    shutil.copytree(made[1], root)
+    folder = root / Place("fewshot", "mini", 4, "CoOp", "tiny", 1).path
+    written = run_file.read(folder)
+    written["config"]["FROM_THE_FUTURE"] = {"KEY": 1}
+    run_file.write({"config_hash": written["config_hash"]}, written["config"], folder)
+    blind = report.look(report.read(root), ["CoOp"]).blind
+    assert len(blind) == 1
+    assert "FROM_THE_FUTURE" in blind[0]
 
 
 def test_the_page_has_all_of_it(looked):
@@ -259,3 +264,12 @@ def test_a_browser_shows_the_looks(looked, tmp_path):
     assert all(h > 60 for _, h in found["sections"].values())
     assert all(there for there, _, _ in found["pictures"])
     assert found["overflow"] <= 0
+
+
+def test_features_that_are_not_finite_have_no_plane_and_names_may_be_equal(looked):
+    key, look = next(one for one in looked.looks.items() if one[0][1] == "UPT")
+    broken = replace(look, after=look.after * math.nan)
+    assert not list(features.section(replace(looked, looks={key: broken})).drawings)
+    twins = replace(look, classnames=["cat"] * len(look.classnames))
+    (drawing,) = features.section(replace(looked, looks={key: twins})).drawings
+    assert "of 5 classes without and with UPT" in drawing.alt

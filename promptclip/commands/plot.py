@@ -33,7 +33,7 @@ def _plot(args: argparse.Namespace) -> int:
     from promptclip import report
     from promptclip.errors import UserError
     from promptclip.files import write_bytes
-    from promptclip.report.figures import encoded
+    from promptclip.report.figures import encoded, named
 
     if not 20 <= args.dpi <= 2400:
         raise UserError(f"--dpi must be 20 to 2400, got {args.dpi}")
@@ -41,8 +41,8 @@ def _plot(args: argparse.Namespace) -> int:
     if not drawings:
         raise UserError(f"nothing in {args.folder} can be drawn; its runs have no results yet")
     try:
-        for drawing in drawings:
-            file = Path(args.out, f"{drawing.name}.{args.format}")
+        for name, drawing in named(drawings).items():
+            file = Path(args.out, f"{name}.{args.format}")
             write_bytes(encoded(drawing, args.format, dpi=args.dpi), file)
     except OSError as error:
         raise UserError(

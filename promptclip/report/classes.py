@@ -13,8 +13,8 @@ from promptclip.report.source import Run, Setting, Source, zero_shot
 LONGEST = 10  # classes shown at either end of a long list
 NOTE = (
     "Accuracy of each class minus that of zero-shot CLIP on the same pictures, in points of "
-    "percent, the mean over the seeds that both have; of few-shot results those with the most "
-    "shots. A class with few test pictures moves in large steps: with 4, one picture is 25 points."
+    "percent, the mean over the seeds that both have, of the results with the most shots. A class "
+    "with few test pictures moves in large steps: with 4, one picture is 25 points."
 )
 
 
@@ -58,12 +58,23 @@ def _parts(source: Source) -> Iterator[Markup]:
         found = {
             label: changes
             for label, its in source.by_label(runs).items()
-            if not zero_shot(its[0].place.method) and (changes := changes_of(its, plain))
+            if not zero_shot(its[0].place.method)
+            and (changes := changes_of(its, beside(its[0], plain)))
         }
         if found:
             yield _overview(setting, found)
             for label, changes in found.items():
                 yield folded(f"{label}: classes", _classes(f"{label}, {setting}", changes))
+
+
+def beside(run: Run, plain: Sequence[Run]) -> list[Run]:
+    """Zero-shot runs of one kind: with the configuration file of a run, else of the first name."""
+
+    def kind(one: Run) -> tuple[bool, str, str]:
+        return one.place.cfg != run.place.cfg, one.place.method, one.place.cfg
+
+    chosen = min(map(kind, plain), default=None)
+    return [one for one in plain if kind(one) == chosen]
 
 
 def changes_of(runs: Sequence[Run], plain: Sequence[Run]) -> list[Change]:

@@ -14,7 +14,7 @@ from promptclip.report.figures import Drawing
 from promptclip.report.html import Markup, Part, Section, folded, paragraph, tag
 from promptclip.report.looking import Look
 from promptclip.report.methods import Words
-from promptclip.report.source import Setting, Source, zero_shot
+from promptclip.report.source import Setting, Source
 
 CLASSES = 8  # drawn of each look
 PLANE = (
@@ -51,15 +51,16 @@ def principal(features: Tensor) -> tuple[Tensor, float]:
     """Coordinates [N, 2] in the plane of most variation, and its share of the whole variation."""
     centred = features.double() - features.double().mean(0)
     _, size, axes = torch.linalg.svd(centred, full_matrices=False)
-    sign = axes[:2].sum(-1).sign()  # the same way round on every machine
+    largest = axes[:2].abs().argmax(-1, keepdim=True)
+    axes = axes[:2] * axes[:2].gather(-1, largest).sign()  # the same way round everywhere
     shares = size.square() / size.square().sum()
-    return centred @ (axes[:2] * sign[:, None]).T, float(shares[:2].sum())
+    return centred @ axes.T, float(shares[:2].sum())
 
 
 def _planes(source: Source) -> Iterator[Drawing]:
     for (setting, label), look in source.looks.items():
         moved = not torch.allclose(look.before, look.after, atol=1e-4)
-        if moved and not zero_shot(look.run.place.method) and len(look.paths) > 2:
+        if moved and bool(look.after.isfinite().all()) and len(look.paths) > 2:
             yield _plane(setting, label, look)
 
 
@@ -71,24 +72,24 @@ def _plane(setting: Setting, label: str, look: Look) -> Drawing:
     both = torch.cat([look.before[chosen], look.after[chosen]])
     coordinates, share = principal(both)
     with figures.look():
-        figure = figures.blank(len(classes), height=3.0, columns=2)
+        figure = figures.blank(height=3.0)
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, points, title in zip(
             panels, coordinates.split(len(kept)), ("without", "with"), strict=True
         ):
-            looks = figures.styles(look.classnames[one] for one in classes)
+            looks = figures.styles(map(str, classes))  # several may have one name
             for one, style in zip(classes, looks.values(), strict=True):
                 x, y = points[kept == one].T.tolist()
-                name = look.classnames[one] if title == "with" else None
+                name = figures.shown(look.classnames[one]) if title == "with" else None
                 axes.plot(x, y, label=name, markersize=4, **{**style._asdict(), "linestyle": ""})
             axes.set_title(title, fontsize=10)
             axes.tick_params(labelbottom=False, labelleft=False)
-        figures.legend(figure, panels[1], columns=2)
+        figures.legend(figure, panels[1])
     alt = (
         f"Image features of {len(classes)} classes without and with {label}, {setting}; the plane "
         f"shows {100 * share:.0f} % of their variation."
     )
-    name = f"features-{setting.slug}-{label.replace('/', '-')}"
+    name = f"features-{setting.slug}-{label}"
     return Drawing(name, f"{label}, {setting} ({100 * share:.0f} % of the variation)", alt, figure)
 
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from promptclip.errors import UserError
+from promptclip.errors import UserError, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 5.0, 3.4  # inches
-COLUMNS = 3  # of a legend
+WIDTH, HEIGHT, LINE = 5.0, 3.4, 0.22  # inches; LINE of a legend
+LONGEST = 60  # letters of a name
+COLUMNS = {14: 3, 24: 2, LONGEST + 1: 1}  # of a legend, by the letters of its longest name
 FORMATS = ("pdf", "png", "svg")
-ZERO_SHOT: dict[str, Any] = {"marker": "*", "markersize": 13, "color": "black", "linestyle": "none"}
 # M. Okabe, K. Ito, "Color Universal Design", without the yellow that white paper swallows.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -58,7 +59,7 @@ class Drawing:
     """A figure and what is said of it.
 
     Attributes:
-        name: of its file, without a suffix.
+        name: for its file, without a suffix; see `named`.
         title: what it shows, above it.
         alt: the same for who does not see it: what is drawn, and what can be read from it.
         figure: of matplotlib.
@@ -105,29 +106,43 @@ def look() -> Iterator[None]:
         yield
 
 
-def blank(
-    legend_entries: int = 0, *, width: float = WIDTH, height: float = HEIGHT, columns: int = COLUMNS
-) -> Figure:
-    """A new figure without axes, with room for a legend below."""
+def blank(height: float) -> Figure:
+    """A new figure without axes."""
     from matplotlib.figure import Figure
 
-    rows = -(-legend_entries // columns)
-    return Figure(figsize=(width, height + 0.22 * rows), layout="constrained")
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def axes(legend_entries: int = 0, *, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A new figure and its axes, with room for a legend below."""
-    figure = blank(legend_entries, height=height)
+def axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A new figure and its axes."""
+    figure = blank(height)
     return figure, figure.add_subplot()
 
 
-def legend(figure: Figure, axes: Axes, columns: int = COLUMNS) -> None:
-    """A legend below the axes, where it covers nothing."""
+def shown(name: str) -> str:
+    """A name as it stands in a figure: not too long, and none that matplotlib keeps to itself."""
+    name = printable(name)
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return f" {name}" if name.startswith("_") else name
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """A legend below the axes, for which the figure grows; it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
+    columns = next(count for count, length in COLUMNS.items() if longest <= length)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LINE * -(-len(labels) // columns))
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2,
         columnspacing=1.0,
     )  # fmt: skip
+
+
+def star(on: Axes, x: float, y: float, name: str) -> None:
+    """The point of zero-shot CLIP."""
+    on.plot([x], [y], label=shown(name), color="black", marker="*", markersize=13,
+            linestyle="none", zorder=5)  # fmt: skip
 
 
 def band(on: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float],
@@ -160,6 +175,13 @@ def whole_numbers(on: Axes) -> None:
     on.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def counted(on: Axes, shape: Sequence[int]) -> None:
+    """Ticks of the rows and columns of a matrix, from 1; of many, some."""
+    for axis, count in zip((on.yaxis, on.xaxis), shape, strict=True):
+        numbers = range(0, count, 1 + count // 16)
+        axis.set_ticks(list(numbers), [str(1 + number) for number in numbers])
+
+
 def encoded(drawing: Drawing, format: str, **options: Any) -> bytes:
     """The bytes of a file of one of `FORMATS`, the same whenever they are made."""
     content = io.BytesIO()
@@ -167,6 +189,17 @@ def encoded(drawing: Drawing, format: str, **options: Any) -> bytes:
     with look():
         drawing.figure.savefig(content, format=format, metadata=dates.get(format), **options)
     return content.getvalue()
+
+
+def named(drawings: Iterable[Drawing]) -> dict[str, Drawing]:
+    """Drawings by names for their files, whatever letters the names of methods have."""
+    found: dict[str, Drawing] = {}
+    for drawing in drawings:
+        name = re.sub(r"[^\w.+-]", "_", drawing.name)
+        while name in found:
+            name += "_"
+        found[name] = drawing
+    return found
 
 
 def data_url(content: bytes, kind: str) -> str:

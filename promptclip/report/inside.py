@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from promptclip.report.figures import Drawing
 from promptclip.report.html import Markup, Part, Section, paragraph, tag
 from promptclip.report.methods import Attention
 from promptclip.report.source import Run, Setting, Source
+
+NUMBERED = 8  # columns up to which each cosine stands in its field
 
 DISPERSION = (
     "What DAPT (arXiv 2309.03406) sets out to change, measured for every method that looked at its "
@@ -144,17 +146,12 @@ def _heat(setting: Setting, label: str, cosines: Tensor) -> Drawing:
     with figures.look():
         figure, axes = figures.axes(height=2.8)
         axes.grid(visible=False)
-        rows, columns = cosines.shape
         image = axes.imshow(cosines.numpy(), cmap="cividis", vmin=-1, vmax=1, aspect="auto")
-        axes.set_xticks(range(columns), [str(1 + column) for column in range(columns)])
-        axes.set_yticks(range(rows), [str(1 + row) for row in range(rows)])
-        for (row, column), value in zip(
-            torch.cartesian_prod(*map(torch.arange, cosines.shape)).tolist(),
-            cosines.flatten().tolist(),
-            strict=True,
-        ):
-            colour = "black" if value > 0.2 else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+        figures.counted(axes, cosines.shape)
+        for (row, column), value in np.ndenumerate(cosines.numpy()):
+            if cosines.shape[1] <= NUMBERED:
+                colour = "black" if value > 0.2 else "white"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
         axes.set_xlabel("vector of the image part")
         axes.set_ylabel("vector of the text part")
         figure.colorbar(image, label="cosine")
@@ -162,7 +159,7 @@ def _heat(setting: Setting, label: str, cosines: Tensor) -> Drawing:
         f"Cosines between the two parts of {label}, {setting}: mean {cosines.mean():.2f}, "
         f"from {cosines.min():.2f} to {cosines.max():.2f}."
     )
-    return Drawing(f"halves-{setting.slug}-{label.replace('/', '-')}", str(setting), alt, figure)
+    return Drawing(f"halves-{setting.slug}-{label}", str(setting), alt, figure)
 
 
 def _attention(source: Source) -> Iterator[Part]:
@@ -196,5 +193,5 @@ def _maps(setting: Setting, label: str, maps: Sequence[Attention]) -> Drawing:
                 axes.set_title(f"{textwrap.fill(name, 16)}\n{share:.2f}", fontsize=8)
     told = "; ".join(f"for a picture of {one.truth}: {', '.join(one.classnames)}" for one in maps)
     alt = f"Attention of {label}'s likely classes over patches, {setting}, {told}."
-    name = f"attention-{setting.slug}-{label.replace('/', '-')}"
+    name = f"attention-{setting.slug}-{label}"
     return Drawing(name, f"{label}, {setting}", alt, figure)

@@ -20,7 +20,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from promptclip import arithmetic, plugins, prompt_file, run_file
-from promptclip.config import default_cfg
+from promptclip.config import saved_cfg
 from promptclip.errors import UserError
 from promptclip.report.methods import Extra, extras
 from promptclip.report.source import Run, Setting, Source
@@ -108,6 +108,7 @@ def look(source: Source, methods: Sequence[str], root: str = "") -> Source:
                 log.info("looking at the pictures of %s with %s", setting, label)
                 looks[setting, label] = look_at(its[0], root)
             except UserError as error:
+                log.warning("%s, %s: cannot look again (%s)", label, setting, error)
                 blind.append(f"{label}, {setting}: {error}")
     return replace(source, looks=looks, blind=tuple(blind), looked=True)
 
@@ -127,50 +128,32 @@ def look_at(run: Run, root: str = "") -> Look:
     if written is None:
         raise UserError(f"{run.folder} has no {run_file.RUN_FILE}, so its model cannot be loaded")
     with tempfile.TemporaryDirectory() as own, _quietly():
-        kept = written["config"].get("DATASET", {}).get("BAD_IMAGES", "error")
+        cfg = _configuration(written, run, root, own)
         try:
-            trainer = _loaded(run, written, root, own, kept)
+            return _seen(run, _loaded(run, written, cfg))
         except UserError:  # of pictures, perhaps: those that are there are better than none
+            cfg.defrost()
+            cfg.DATASET.BAD_IMAGES = "skip"
+            cfg.freeze()
             with contextlib.suppress(UserError):
-                return _seen(run, _loaded(run, written, root, own, "skip"), bad_images=kept)
+                return _seen(run, _loaded(run, written, cfg))
             raise
-        return _seen(run, trainer, bad_images=kept)
 
 
-def configuration(
-    saved: Mapping[str, Any], *, root: str, output_dir: str, bad_images: str
-) -> CfgNode:
-    """The configuration of a run from its own record.
-
-    Args:
-        saved: the record.
-        root: where the data sets are; "" for where they were.
-        output_dir: for what a trainer may write.
-        bad_images: DATASET.BAD_IMAGES.
-
-    Raises:
-        UserError: if this version does not know a key or its kind of value.
-    """
-    cfg = default_cfg()
-    try:
-        cfg.merge_from_other_cfg(CfgNode(dict(saved)))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"its configuration is of another promptclip ({error})") from None
-    cfg.DATASET.ROOT = root or cfg.DATASET.ROOT
-    cfg.DATASET.BAD_IMAGES, cfg.OUTPUT_DIR = bad_images, output_dir
-    cfg.MODEL.INIT_WEIGHTS = ""  # what training began with may be gone
-    cfg.freeze()
+def _configuration(written: Mapping[str, Any], run: Run, root: str, output: str) -> CfgNode:
+    """The configuration of a run, but for where things lie; what it began with may be gone."""
+    place = ["DATASET.ROOT", root] if root else []
+    overrides = [*place, "OUTPUT_DIR", output, "MODEL.INIT_WEIGHTS", ""]
+    cfg = saved_cfg(written["config"], str(run.folder / run_file.RUN_FILE), overrides)
+    if cfg.TRAINER.NAME not in plugins.methods():
+        raise UserError(f"{cfg.TRAINER.NAME} is no method of promptclip's own")
     return cfg
 
 
-def _loaded(run: Run, written: Mapping[str, Any], root: str, own: str, bad_images: str) -> Any:
+def _loaded(run: Run, written: Mapping[str, Any], cfg: CfgNode) -> Any:
     """The trainer of a run with what it has learned."""
-    cfg = configuration(written["config"], root=root, output_dir=own, bad_images=bad_images)
-    plugins.load_plugins()
     from dassl.engine import build_trainer
 
-    if cfg.TRAINER.NAME not in plugins.methods():
-        raise UserError(f"{cfg.TRAINER.NAME} is no method of promptclip's own")
     arithmetic.arrange(cfg)
     trainer = build_trainer(cfg)
     folder, epoch = _training(run), written.get("load_epoch")
@@ -193,11 +176,11 @@ def _training(run: Run) -> Path:
     return run.folder.parents[len(place.path.parts) - 1] / trained.path
 
 
-def _seen(run: Run, trainer: Any, *, bad_images: str) -> Look:
+def _seen(run: Run, trainer: Any) -> Look:
     """Go through the test pictures that are still there."""
     trainer.set_model_mode("eval")
     skipped = getattr(trainer.dm.dataset, "skipped", None) or {}
-    pictures = trainer.test_loader.dataset
+    by_run = run.result["config"]["DATASET"].get("BAD_IMAGES") == "skip"
     rows: dict[str, list[Tensor]] = {name: [] for name in ("label", "answer", "before", "after")}
     paths: list[str] = []
     text: Tensor | None = None
@@ -214,15 +197,14 @@ def _seen(run: Run, trainer: Any, *, bad_images: str) -> Look:
             if own.dim() == 3:  # the sum over images has their mean's direction
                 own = own.sum(0) + (0 if text is None else text)
             text = own
-    some = [pictures[index] for index in range(min(len(pictures), 200))]
     return Look(
         run=run,
         classnames=list(trainer.dm.dataset.classnames),
         paths=paths,
         text_before=trainer.model.template_features().float().cpu(),
         text_after=None if text is None else unit(text),
-        moved=[] if bad_images == "skip" else list(skipped.get("test", ())),
-        extras=extras(trainer, some),
+        moved=[] if by_run else list(skipped.get("test", ())),
+        extras=extras(trainer, trainer.test_loader.dataset),
         **{name: torch.cat(parts) for name, parts in rows.items()},
     )
 

@@ -1,6 +1,6 @@
 """What is particular to a method's model, in its own terms; asked while it is loaded.
 
-An entry of `EXTRAS` takes a trainer and some items of its test pictures, and yields data that
+An entry of `EXTRAS` takes a trainer and the data set of its test pictures, and yields data that
 sections draw.
 """
 
@@ -49,7 +49,7 @@ class Attention:
 Extra: TypeAlias = "Words | Attention"
 
 
-def words(trainer: Any, items: Sequence[Any]) -> Iterator[Extra]:
+def words(trainer: Any, pictures: Any) -> Iterator[Extra]:
     """The context of the text tower as words."""
     context = getattr(trainer.model.text_prompter, "ctx", None)
     if isinstance(context, Tensor) and context.dim() == 2:
@@ -78,11 +78,11 @@ def nearest_words(context: Tensor, vocabulary: Tensor) -> list[list[tuple[str, f
     ]
 
 
-def attention(trainer: Any, items: Sequence[Any]) -> Iterator[Extra]:
+def attention(trainer: Any, pictures: Any) -> Iterator[Extra]:
     """DPT's class-aware prompts of the last layer: what of a picture its likely classes read."""
     from promptclip.cavpt import likely_classes
 
-    yield from words(trainer, items)
+    yield from words(trainer, pictures)
     model = trainer.model
     layers = list(model.visual_learner.cavpt.values())
     if not layers:
@@ -92,7 +92,9 @@ def attention(trainer: Any, items: Sequence[Any]) -> Iterator[Extra]:
         lambda module, given: heard.append(module.attention(*given))
     )
     try:
-        for item in items[:: max(1, len(items) // PICTURES)][:PICTURES]:
+        count = len(pictures)
+        for index in range(0, count, max(1, count // PICTURES))[:PICTURES]:
+            item = pictures[index]
             image = item["img"][None].to(trainer.device)
             heard.clear()
             model(image)
@@ -112,14 +114,14 @@ def attention(trainer: Any, items: Sequence[Any]) -> Iterator[Extra]:
 
 
 # By method; all others have the words of their context.
-EXTRAS: dict[str, Callable[[Any, Sequence[Any]], Iterator[Extra]]] = {"DPT": attention}
+EXTRAS: dict[str, Callable[[Any, Any], Iterator[Extra]]] = {"DPT": attention}
 
 
-def extras(trainer: Any, items: Sequence[Any]) -> tuple[Extra, ...]:
+def extras(trainer: Any, pictures: Any) -> tuple[Extra, ...]:
     """What is to be shown of a method.
 
     Args:
         trainer: with its model loaded.
-        items: some of its test pictures, as its data set gives them.
+        pictures: of its test, as a data set of items.
     """
-    return tuple(EXTRAS.get(type(trainer).__name__, words)(trainer, items))
+    return tuple(EXTRAS.get(type(trainer).__name__, words)(trainer, pictures))

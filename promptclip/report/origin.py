@@ -14,11 +14,13 @@ from promptclip.report.source import Run, Source
 from promptclip.results_page import facts
 from promptclip.tree import of_shots
 
+_FACTS = {"versions", "date", "git", "hardware", "seconds"}  # older results may lack some
+
 
 def section(source: Source) -> Section:
     """When and by what, the pictures that were used, and every configuration."""
     title, anchor = "Environment, configurations, splits", "origin"
-    whole = [run for run in source.finished if {"versions", "date"} <= run.result.keys()]
+    whole = [run for run in source.finished if _FACTS <= run.result.keys()]
     if not whole:
         return Section(anchor, title, empty="No result in this folder says where it comes from.")
     parts: list[Part] = [

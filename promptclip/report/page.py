@@ -60,11 +60,12 @@ def _section(section: Section) -> Markup:
 
 def _content(parts: Sequence[Part]) -> Iterator[Markup]:
     """Parts as HTML; drawings that follow each other are in one frame."""
-    for drawn, some in itertools.groupby(parts, lambda part: isinstance(part, Drawing)):
-        if drawn:
-            yield tag("div", joined(map(figure, some), "\n"), class_="figures")  # type: ignore[arg-type]
+    for written, some in itertools.groupby(parts, lambda part: isinstance(part, Markup)):
+        content = [part if isinstance(part, Markup) else figure(part) for part in some]
+        if written:
+            yield from content
         else:
-            yield from (part for part in some if isinstance(part, Markup))
+            yield tag("div", joined(content, "\n"), class_="figures")
 
 
 def figure(drawing: Drawing) -> Markup:

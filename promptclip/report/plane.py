@@ -47,16 +47,16 @@ def _drawings(source: Source) -> Iterator[Drawing]:
 def _drawing(source: Source, name: str, slug: str, rows: Sequence[Row]) -> Drawing:
     told: list[tuple[float, str]] = []
     with figures.look():
-        figure, axes = figures.axes(len(rows), height=3.8)
+        figure, axes = figures.axes(height=3.8)
         for row in sorted(rows, key=lambda row: row.h.mean or 0.0, reverse=True):
             base, new, label = row.base.mean or 0.0, row.new.mean or 0.0, source.label(row)
             if zero_shot(row.method):
-                axes.plot([base], [new], label=label, zorder=5, **figures.ZERO_SHOT)
+                figures.star(axes, base, new, label)
             else:
-                style = source.styles[label]
+                style = {**source.styles[label]._asdict(), "linestyle": "none"}
                 axes.errorbar(
-                    [base], [new], row.new.deviation, row.base.deviation, label=label,
-                    markersize=7, elinewidth=0.8, **{**style._asdict(), "linestyle": "none"},
+                    [base], [new], row.new.deviation, row.base.deviation,
+                    label=figures.shown(label), markersize=7, elinewidth=0.8, **style,
                 )  # fmt: skip
             h = harmonic(base, new)
             told.append((h, f"{label} base {base:.1f}, new {new:.1f}, H {h:.1f}"))

@@ -42,7 +42,7 @@ def _drawing(
     at = {count: position for position, count in enumerate((0, *shots))}
     told: list[tuple[float, str]] = []
     with figures.look():
-        figure, axes = figures.axes(len(rows))
+        figure, axes = figures.axes()
         for row in sorted(rows, key=_last, reverse=True):
             cells = {
                 shots: cell
@@ -55,13 +55,13 @@ def _drawing(
             label = source.label(row)
             if zero_shot(row.method):
                 mean = sum(means.values()) / len(means)
-                axes.plot([at[0]], [mean], label=label, zorder=5, **figures.ZERO_SHOT)
+                figures.star(axes, at[0], mean, label)
                 told.append((mean, f"{label} {mean:.1f} without training pictures"))
                 continue
             style = source.styles[label]
             x, y = [at[count] for count in means], list(means.values())
             spread = [cell.deviation or 0 for cell in cells.values()]
-            axes.plot(x, y, label=label, markersize=5, **style._asdict())
+            axes.plot(x, y, label=figures.shown(label), markersize=5, **style._asdict())
             low = [mean - s for mean, s in zip(y, spread, strict=True)]
             high = [mean + s for mean, s in zip(y, spread, strict=True)]
             figures.band(axes, x, low, high, style)

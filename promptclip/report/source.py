@@ -32,11 +32,6 @@ class Run:
         """All of `result.json`; empty if it has none."""
         return self.outcome.result
 
-    @property
-    def classnames(self) -> tuple[str, ...]:
-        """Of the classes tested on, in the order of labels."""
-        return tuple(one["classname"] for one in self.result.get("per_class", ()))
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -37,7 +37,6 @@ td.gap { border: 2px dashed var(--red); background: #fff0f0; }
 .problems { border: 2px solid var(--red); border-left-width: .6rem; padding: .25rem 1rem;
   margin: 1rem 0; background: #fff0f0; }
 .problems h3 { color: var(--red); margin-top: .5rem; }
-.problems ul { max-height: 20rem; overflow-y: auto; }
 .empty { font-style: italic; }
 .figures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
@@ -59,7 +58,7 @@ pre { white-space: pre-wrap; background: var(--soft); padding: .75rem; font-size
   h2, h3, caption, figcaption, summary { break-after: avoid; }
   tr, .problems li { break-inside: avoid; }
   th[scope=row] { position: static; }
-  .wide, .problems ul { overflow: visible; max-height: none; }
+  .wide { overflow: visible; }
   .figures { grid-template-columns: 1fr 1fr; }
   th, td { padding: .15rem .35rem; }
   table { font-size: 8.5pt; }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from promptclip.report.html import Markup, Section, joined, listed, paragraph, tag
+from promptclip.report.html import Markup, Section, folded, joined, listed, paragraph, tag
 from promptclip.report.source import Source
 from promptclip.table import layout, page
 from promptclip.table.ranking import RULE
 from promptclip.tree import PROTOCOLS
+
+SHOWN = 20  # cells that lack something; the others are folded away
 
 
 def section(source: Source) -> Section:
@@ -42,8 +44,10 @@ def _state(source: Source) -> Markup:
     gaps = list(gaps_of(source))
     if not gaps:
         return paragraph("Every cell of every table has a result for each of its seeds.")
-    head = tag("h3", f"Missing or failed: {_counted(len(gaps), 'cell')}")
-    return tag("div", joined((head, listed(gaps))), class_="problems", role="note")
+    parts = [tag("h3", f"Missing or failed: {_counted(len(gaps), 'cell')}"), listed(gaps[:SHOWN])]
+    if rest := gaps[SHOWN:]:
+        parts.append(folded(f"{len(rest)} more", listed(rest)))
+    return tag("div", joined(parts), class_="problems", role="note")
 
 
 def gaps_of(source: Source) -> Iterator[str]:

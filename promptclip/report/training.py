@@ -1,8 +1,7 @@
-"""Loss terms and accuracy of training batches by epoch, from the logs of runs."""
+"""Terms of the loss by epoch, from the logs of runs, finished or not."""
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,26 +18,23 @@ Curves: TypeAlias = "dict[str, dict[int, float]]"  # by name of a number, by epo
 NOTE = (
     "Means over the batches of an epoch up to the last one that the log has a line of; the thick "
     "line is the mean over seeds, thin ones are single seeds. The sum and every term of the loss "
-    "are drawn as they enter the sum, with their weights. Of few-shot runs, those with the most "
-    "shots."
+    "are drawn as they enter the sum, with their weights. Of runs with several numbers of shots, "
+    "those with the most. Runs that have failed or are not finished are among them."
 )
 LONGEST_LINE = 10_000
+TERMS = 20  # a log that has more is none of ours
+LARGEST = 1e30  # a loss beyond has no mean
 _EPOCH = re.compile(r"epoch \[(\d{1,9})/\d{1,9}\] batch \[\d{1,9}/\d{1,9}\] ")
-_MEAN = re.compile(r"\b(loss(?:_\w{1,40})?|acc) \S{1,30} \(([-+.\de]{1,30})\)")
+_MEAN = re.compile(r"\b(loss(?:_\w{1,40})?) \S{1,30} \(([-+.\de]{1,30})\)")
 
 
 def section(source: Source) -> Section:
     """A figure for each method in each setting."""
     title, anchor = "Training", "training"
     parts: list[Part] = []
-    for setting, runs in source.by_setting().items():
+    for setting, runs in source.by_setting(source.runs).items():
         found = {label: read_all(its) for label, its in source.by_label(runs).items()}
-        drawings = [
-            drawing
-            for label, curves in found.items()
-            if curves
-            for drawing in _drawings(setting, label, curves)
-        ]
+        drawings = [_drawing(setting, *one) for one in found.items() if one[1]]
         if drawings:
             parts += [tag("h3", setting), *drawings]
     if not parts:
@@ -76,7 +72,7 @@ def _numbers(line: str) -> Iterator[tuple[str, float]]:
             value = float(number)
         except ValueError:
             continue
-        if math.isfinite(value):
+        if abs(value) < LARGEST:  # and not NaN
             yield name, value
 
 
@@ -87,19 +83,11 @@ def _age(file: Path) -> tuple[float, str]:
         return 0.0, file.name
 
 
-def _drawings(setting: Setting, label: str, curves: Sequence[Curves]) -> Iterator[Drawing]:
-    names = dict.fromkeys(name for one in curves for name in one)
-    losses = [name for name in names if name.startswith("loss")]
-    if losses:
-        yield _drawing(setting, label, losses, curves)
-
-
-def _drawing(
-    setting: Setting, label: str, names: Sequence[str], curves: Sequence[Curves]
-) -> Drawing:
+def _drawing(setting: Setting, label: str, curves: Sequence[Curves]) -> Drawing:
+    names = list(dict.fromkeys(name for one in curves for name in one))[:TERMS]
     told = []
     with figures.look():
-        figure, axes = figures.axes(len(names), height=2.6)
+        figure, axes = figures.axes(height=2.6)
         drawn: list[float] = []
         for name, style in figures.styles(names).items():
             for one in curves if len(curves) > 1 else ():
@@ -118,7 +106,7 @@ def _drawing(
         figures.whole_numbers(axes)
         figures.legend(figure, axes)
     alt = f"Loss of {label} by epoch, {setting}: {'; '.join(told)}."
-    name = f"training-{setting.slug}-{label.replace('/', '-')}"
+    name = f"training-{setting.slug}-{label}"
     return Drawing(name, label, alt, figure)
 
 

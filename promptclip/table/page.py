@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
-from html import escape
 
+from promptclip.errors import printable
 from promptclip.table.grid import Entry, grid
 from promptclip.table.model import Row, Table
 from promptclip.table.ranking import RULE, marks
@@ -62,6 +63,11 @@ def _line(line: Sequence[Entry]) -> Iterator[str]:
         lacks = "part" if entry.text else "gap"
         gap = "" if entry.complete else f' class="{lacks}"'
         yield f"<td{gap}>{_content(entry)}</td>"
+
+
+def escape(text: str) -> str:
+    """Text as a page shows it, on one line whatever letters a name has."""
+    return html.escape(printable(text))
 
 
 def _content(entry: Entry) -> str:
