@@ -7,6 +7,7 @@ computes in fp32.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -58,16 +59,31 @@ class CAVPT(nn.Module):
         Returns:
             O and C, each [B, K, D].
         """
+        asked, memory = self.embed(candidates), self._memory(tokens, prompts)
+        attended = F.scaled_dot_product_attention(self.query(asked), self.key(memory), memory)
+        found = self.value(attended)
+        return found, self.norm(found + asked)
+
+    def attention(self, candidates: Tensor, tokens: Tensor, prompts: Tensor | None) -> Tensor:
+        """A: how much each candidate reads of every row of R, X first, [B, K, L + n]; to look at.
+
+        Args:
+            candidates: as of `forward`.
+            tokens: as of `forward`.
+            prompts: as of `forward`.
+        """
+        query, key = self.query(self.embed(candidates)), self.key(self._memory(tokens, prompts))
+        weights: Tensor = (query @ key.mT / math.sqrt(_KEY_WIDTH)).softmax(-1)
+        return weights
+
+    def _memory(self, tokens: Tensor, prompts: Tensor | None) -> Tensor:
+        """R, [B, L + n, D]."""
         read = [tokens.detach().float()]  # the layers below learn through the block alone
         if prompts is not None:
             read.append(prompts)
         if self.memory is not None:
             read.append(self.memory.expand(len(tokens), -1, -1))
-        memory = torch.cat(read, 1)
-        asked = self.embed(candidates)
-        attended = F.scaled_dot_product_attention(self.query(asked), self.key(memory), memory)
-        found = self.value(attended)
-        return found, self.norm(found + asked)
+        return torch.cat(read, 1)
 
 
 class ClassAwareTokens(nn.Module):

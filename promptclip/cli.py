@@ -18,8 +18,10 @@ from promptclip.commands import (
     doctor,
     export,
     grid,
+    plot,
     predict,
     protocols,
+    report,
     table,
     train,
 )
@@ -105,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=promptclip.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    modules = (train, protocols, grid, table, compare, predict, export, data, cache, doctor)
-    for module in (*modules, completion):
+    modules = (train, protocols, grid, table, report, plot, compare, predict, export, data)
+    for module in (*modules, cache, doctor, completion):
         module.add_to(commands)
     return parser

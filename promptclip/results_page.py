@@ -54,7 +54,7 @@ def page(output: Path) -> str:
     files = sorted(output.absolute().rglob("seed*/result.json"))
     places = {place for file in files if (place := find(file.parent))}
     finished = [result for file in files if (result := results.read(file.parent))]
-    parts.append("## Where and when\n\n" + "".join(f"- {fact}\n" for fact in _facts(finished)))
+    parts.append("## Where and when\n\n" + "".join(f"- {fact}\n" for fact in facts(finished)))
     lines = (
         f"- {method} (`{cfg}`): {tuned(configs_dir() / 'trainers' / method / f'{cfg}.yaml')}\n"
         for method, cfg in sorted({(place.method, place.cfg) for place in places})
@@ -74,7 +74,7 @@ def tuned(file: Path) -> str:
     return " ".join(text[1].split()) if text and text[1].strip() else "not stated"
 
 
-def _facts(finished: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def facts(finished: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What the runs have in common; where they have not, all of it."""
     dates = sorted(result["date"] for result in finished)
     hours = sum(sum(result["seconds"].values()) for result in finished) / 3600

@@ -56,6 +56,11 @@ def _encode(text: str) -> list[int]:
         raise UserError(f"a text must be Unicode, got half a character in {text!r:.80}") from None
 
 
+def decode(tokens: Sequence[int]) -> str:
+    """The text of some ids, as far as bytes make letters; in lower case, a space after a word."""
+    return str(_tokenizer().decode(list(tokens)))
+
+
 @functools.cache
 def _tokenizer() -> Any:
     """open_clip's tokenizer, as OpenAI's."""

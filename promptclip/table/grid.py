@@ -17,6 +17,7 @@ class Entry:
     text: str
     notes: tuple[str, ...] = ()
     mark: Mark | None = None
+    complete: bool = True  # False where something is missing, left out or refused
 
     @property
     def lines(self) -> list[str]:
@@ -71,7 +72,7 @@ def _name(row: Row, rows: Sequence[Row]) -> Entry:
 def _entry(cell: Cell, row: Row, column: str, mark: Mark | None) -> Entry:
     if not cell.applies:
         return Entry("n/a")
-    return Entry(cell.number, (*_papers(row, column), *cell.notes()), mark)
+    return Entry(cell.number, (*_papers(row, column), *cell.notes()), mark, cell.complete)
 
 
 def _papers(row: Row, column: str) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
-from html import escape
 
+from promptclip.errors import printable
 from promptclip.table.grid import Entry, grid
 from promptclip.table.model import Row, Table
 from promptclip.table.ranking import RULE, marks
@@ -26,7 +27,7 @@ td.gap { border: 1px dashed; }
 
 def page(table: Table) -> str:
     """A whole page; what is missing stands in words in a dashed frame."""
-    parts = [_group(title, rows) for title, rows in table.groups]
+    parts = [group(title, rows) for title, rows in table.groups]
     notes = "".join(f"<li>{escape(note)}</li>\n" for note in table.notes)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -39,12 +40,18 @@ def page(table: Table) -> str:
     )
 
 
-def _group(title: str, rows: Sequence[Row]) -> str:
+def group(title: str, rows: Sequence[Row]) -> str:
+    """A group of rows as a table, in a frame in which it can be moved sideways by keys, too.
+
+    What is empty for want of a result has the class "gap", a mean over fewer seeds "part".
+    """
     headings, lines = grid(rows, marks(rows))
+    title = escape(title)
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     body = "".join(f"<tr>{''.join(_line(line))}</tr>\n" for line in lines)
     return (
-        f'<div class="wide"><table>\n<caption>{escape(title)}</caption>\n'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">\n'
+        f"<table>\n<caption><span>{title}</span></caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n"
     )
 
@@ -53,8 +60,14 @@ def _line(line: Sequence[Entry]) -> Iterator[str]:
     name, *entries = line
     yield f'<th scope="row">{_content(name)}</th>'
     for entry in entries:
-        gap = ' class="gap"' if entry.notes and not entry.text else ""
+        lacks = "part" if entry.text else "gap"
+        gap = "" if entry.complete else f' class="{lacks}"'
         yield f"<td{gap}>{_content(entry)}</td>"
+
+
+def escape(text: str) -> str:
+    """Text as a page shows it, on one line whatever letters a name has."""
+    return html.escape(printable(text))
 
 
 def _content(entry: Entry) -> str:

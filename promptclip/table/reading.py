@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from promptclip.errors import UserError
 from promptclip.table import layout, logs, outcome
@@ -16,6 +17,8 @@ from promptclip.table.notes import notes
 from promptclip.table.outcome import MISSING, Outcome
 from promptclip.table.parts import taken_apart
 from promptclip.tree import BALANCED, HALVES, PROTOCOLS, Place, find
+
+Outcomes: TypeAlias = "dict[Spot, Outcome]"
 
 
 def build(root: str | Path | None = None, *, logs_root: str | Path | None = None) -> Table:
@@ -30,13 +33,7 @@ def build(root: str | Path | None = None, *, logs_root: str | Path | None = None
     Raises:
         UserError: if there is no such folder, or no run below it.
     """
-    runs: dict[Key, dict[Spot, tuple[Place, Path]]] = {}
-    if root is not None:
-        runs |= _runs(_folder(root))
-    found: dict[Key, dict[Spot, Outcome]] = {
-        row: {spot: outcome.of_run(*where) for spot, where in spots.items()}
-        for row, spots in runs.items()
-    }
+    found = outcomes(places(root)) if root is not None else {}
     warnings: list[str] = []
     if logs_root is not None:
         folder = _folder(logs_root)
@@ -47,6 +44,24 @@ def build(root: str | Path | None = None, *, logs_root: str | Path | None = None
                 spots[Spot(column, place.seed)] = old.get(of, MISSING)
     if not found:
         raise UserError(f"no log of a run below {logs_root}; expected .../seed<s>/log.txt")
+    return tabulated(found, warnings)
+
+
+def outcomes(where: Mapping[Key, Mapping[Spot, tuple[Place, Path]]]) -> dict[Key, Outcomes]:
+    """Read what became of every run of `places`."""
+    return {
+        row: {spot: outcome.of_run(*run) for spot, run in spots.items()}
+        for row, spots in where.items()
+    }
+
+
+def tabulated(found: Mapping[Key, Found], warnings: Iterable[str] = ()) -> Table:
+    """The table of what was found of each row.
+
+    Args:
+        found: of `outcomes`.
+        warnings: notes that come after those on the rows.
+    """
     expected = _expected(found)
     rows: list[Row] = []
     parts: list[Row] = []
@@ -63,8 +78,13 @@ def _folder(root: str | Path) -> Path:
     return path
 
 
-def _runs(root: Path) -> dict[Key, dict[Spot, tuple[Place, Path]]]:
-    """Where the runs of each row lie, the tests on a source beside those elsewhere."""
+def places(root: str | Path) -> dict[Key, dict[Spot, tuple[Place, Path]]]:
+    """Where the runs of each row lie, the tests on a source beside those elsewhere.
+
+    Raises:
+        UserError: if there is no such folder, or no run below it.
+    """
+    root = _folder(root)
     runs: dict[Key, dict[Spot, tuple[Place, Path]]] = {}
     for folder in _run_folders(root):
         if not (place := find(folder)):

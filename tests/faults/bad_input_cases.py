@@ -1163,3 +1163,35 @@ def _(w: World) -> list[Any]:
     trained(w)
     (w.data / "clip.safetensors").unlink()
     return ["predict", w.output, "a.png"]
+
+
+# ---------------------------------------------------------------- report and plot
+
+AREA = "Report and plot"
+
+
+def report_case(what: str, *words: Any, line: str = "") -> None:
+    def make(w: World) -> list[Any]:
+        results_tree(w)
+        w.file("notes.txt", "no folder")
+        return list(words)
+
+    case(AREA, f"{what}: `promptclip {' '.join(map(str, words))}`", line)(make)
+
+
+with_command(
+    AREA,
+    ("a folder that is not there", ["report", "nowhere"]),
+    ("a folder without runs", ["report", "data"]),
+    ("nothing to draw", ["plot", "data"]),
+)
+report_case("a page of another kind", "report", "output", "--out", "page.pdf")
+report_case("a page below a file", "report", "output", "--out", "notes.txt/page.html")
+report_case("a method without results", "report", "output", "--look", "vpt")
+report_case("a method that does not exist", "report", "output", "--look", "coup")
+report_case("a flag without effect", "report", "output", "--root", "data")
+report_case(
+    "runs whose models are not there", "report", "output", "--look", "coop", line="cannot look"
+)
+report_case("a picture without points", "plot", "output", "--dpi", 0)
+report_case("a file in the place of a folder", "plot", "output", "--out", "notes.txt")
