@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import promptclip
-from promptclip.commands import cache, compare, data, grid, protocols, table, train
+from promptclip.commands import cache, compare, data, grade, grid, protocols, table, train
 from promptclip.errors import UserError, printable
 from promptclip.stopping import Stopped, stoppable
 
@@ -89,6 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=promptclip.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for module in (train, protocols, grid, table, compare, data, cache):
+    for module in (train, protocols, grid, table, compare, grade, data, cache):
         module.add_to(commands)
     return parser

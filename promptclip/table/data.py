@@ -40,7 +40,7 @@ def write_csv(table: Table) -> str:
             + ["datasets", "settings", "origin", "backbone", *(["part"] if in_parts else [])]
             + [f"{_key(column)}_{name}" for column in published for name in _PUBLISHED]
         )
-        writer.writerow(map(_inert, head))
+        writer.writerow(map(inert, head))
         for row in rows:
             seeds = " ".join(map(str, row.seeds))
             record: list[Any] = [row.dataset, row.shots or None, row.method, row.cfg, seeds]
@@ -52,11 +52,11 @@ def write_csv(table: Table) -> str:
             record += [row.part] if in_parts else []
             for column in published:
                 record += _papers(row, column)
-            writer.writerow(map(_inert, record))
+            writer.writerow(map(inert, record))
     return out.getvalue()
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
     """A value that a spreadsheet shows and does not compute: names may be anybody's."""
     if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBERS.fullmatch(value):
         return f"'{value}"
