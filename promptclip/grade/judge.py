@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from promptclip.cell import Run
+from promptclip.config import configs_dir
 from promptclip.errors import UserError
 from promptclip.grade.claims import Claim, impossible, parse
 from promptclip.grade.reference import Reference, rerun
@@ -98,7 +99,8 @@ def _understood(entry: Entry, reference: Reference) -> Line:
         line.claim = parse(entry.values)
         line.run = reference.run(line.claim.place)
     except UserError as error:
-        line.faults.append(str(error))
+        # What this machine calls its folders is nothing to a student.
+        line.faults.append(str(error).replace(str(configs_dir()), "configs"))
     return line
 
 

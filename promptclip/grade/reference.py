@@ -40,6 +40,9 @@ class Reference:
         root: the folder that holds the data sets.
         data: data sets besides those of `configs/datasets`.
         overrides: KEY VALUE KEY VALUE ... for every run.
+
+    Raises:
+        UserError: for overrides that no run can have.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Reference:
         self._settings = Settings(root, (0,), "", str(work), overrides, build=Builder())
         self._cells: dict[Place, Cell | UserError] = {}
         self._pictures: dict[str, Pictures | UserError] = {}
+        # What is wrong with the overrides is no fault of a claim.
+        PLANS["fewshot"](["ZeroshotCLIP"], data_sets.find("emoji"), self._settings, shots=[1])
 
     def run(self, place: Place) -> Run:
         """The run of a place, of which `cfg` may be "".

@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 
 from promptclip import results
-from promptclip.errors import printable
+from promptclip.errors import UserError, printable
 from promptclip.files import write_bytes
 from promptclip.grade.judge import FAIL, NOT_RERUN, OPEN, PASS, VERDICTS, Line
 from promptclip.grade.submission import COLUMNS
@@ -95,11 +95,14 @@ def write(sheet: Sheet, folder: Path) -> None:
     """Write the three files, each in one step.
 
     Raises:
-        OSError: if the folder cannot be written.
+        UserError: if the folder cannot be written.
     """
     texts = (markdown(sheet), as_csv(sheet), html(sheet))
-    for name, text in zip(FILES, texts, strict=True):
-        write_bytes(text.encode(), folder / name)
+    try:
+        for name, text in zip(FILES, texts, strict=True):
+            write_bytes(text.encode(), folder / name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
 
 
 def markdown(sheet: Sheet) -> str:
@@ -119,16 +122,16 @@ def as_csv(sheet: Sheet) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        [COLUMNS[0], "verdict", "why", "file", "row", *COLUMNS[1:], "here", "difference"]
+        [COLUMNS[0], "file", "row", *COLUMNS[1:], "here", "difference", "verdict", "why"]
     )
     for line in sheet.lines:
         entry = line.entry
         own = [entry.values.get(column, "") for column in COLUMNS[1:]]
         difference = "" if line.difference is None else f"{line.difference:.6f}"
         here = "" if line.accuracy is None else repr(line.accuracy)
-        before = [entry.student, line.verdict, _why(line), entry.file, str(entry.row or "")]
-        cells = (*before, *map(_shown, own), here, difference)
-        writer.writerow(inert(_shown(cell, _REASONS)) for cell in cells)
+        row = str(entry.row or "")
+        cells = (*(entry.student, entry.file, row), *own, here, difference, line.verdict)
+        writer.writerow(map(inert, [*map(_shown, cells), _why(line)]))
     return out.getvalue()
 
 
