@@ -98,7 +98,7 @@ def _judged(args: argparse.Namespace) -> int:
     _refuse_inside(work, args.submission)
     entries = submission.read(args.submission)
     overrides = [part for pair in args.set for part in pair]
-    data = [data_sets.find(path, overrides) for path in args.data]
+    data = [data_sets.find(data_sets.as_path(path), overrides) for path in args.data]
     reference = Reference(work, args.root, data, overrides)
     lines = judge(entries, reference, tolerance=args.tolerance, sample=args.sample, seed=args.seed)
     found = sheet.Sheet(lines, sheet.notes(lines, args.tolerance, args.sample, args.seed))
