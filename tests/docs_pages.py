@@ -17,7 +17,17 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 _BLOCK = re.compile(r"(?ms)^( *)```(\w*)\n(.*?)^\1```$")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _INLINE = re.compile(r"`([^`\n]+)`")
-_FOLDERS = "configs datasets docs promptclip runtime scripts tests trainers benchmarks".split()
+_FOLDERS = [
+    "configs",
+    "datasets",
+    "docs",
+    "promptclip",
+    "runtime",
+    "scripts",
+    "tests",
+    "trainers",
+    "benchmarks",
+]
 _PATH = re.compile(rf"(?<![\w./$<-])(?:{'|'.join(_FOLDERS)})/(?:\{{[^}}]*\}}|[^\s`,;:()'\"])*")
 _FILE = re.compile(r"(?m)^`([\w./-]+)`:\n\n```")  # that a page has one write
 

@@ -27,11 +27,13 @@ OTHERS = {  # what is not promptclip's, and is not looked into
         "mv",
         "nohup",
     ),
-    *("pip", "pytest", "ruff", "scancel", "sbatch", "source", "squeue", "unset", "."),
+    *("pip", "pytest", "ruff", "scancel", "sbatch", "source", "squeue", "tail", "unset", "."),
 }
 WITHOUT_FLAGS = ("quickstart", "test", "results", "audit", "pretrain_tiny")
-PROTOCOL_ENV = {"SHOTS": "--shots", "CFG": "--cfg", "OUTPUT": "--output", "DATA": "--root",
-                "DATA_FOLDER": "--data-folder", "TARGETS": "--targets", "RATIOS": "--ratios"}  # fmt: skip
+PROTOCOL_ENV = {
+    **{"SHOTS": "--shots", "CFG": "--cfg", "OUTPUT": "--output", "DATA": "--root"},
+    **{"DATA_FOLDER": "--data-folder", "TARGETS": "--targets", "RATIOS": "--ratios"},
+}
 COMMANDS = [
     command for page in PAGES for command in (*docs_pages.commands(page), *docs_pages.told(page))
 ]
@@ -117,4 +119,5 @@ def test_commands_are_taken(command: Command, capsys: pytest.CaptureFixture[str]
     try:
         cli._parser().parse_args(argv)
     except SystemExit as stop:
-        assert not stop.code, f"{command}: {capsys.readouterr().err}"
+        if stop.code:
+            pytest.fail(f"{command}: {capsys.readouterr().err}")
