@@ -33,12 +33,14 @@ that cost it on the other half?
 ## Before you start
 
 Install promptclip as its README says, and try `promptclip --version`. Everything runs on a laptop
-without a GPU; nothing is downloaded.
+without a GPU; nothing is downloaded. If your computer has an NVIDIA GPU, leave it out, so that all
+compute alike: `export CUDA_VISIBLE_DEVICES=-1`.
 
 ## What to do
 
 1. Train on the base classes, test on the base and the new classes: zero-shot CLIP, which learns
-   nothing; CoOp, which learns words of the prompt; VPT, which learns patches of the picture.
+   nothing; CoOp, which learns words of the prompt; VPT, which learns tokens beside the patches of
+   the picture.
 
    ```bash
    promptclip base2new zsclip,coop,vpt emoji 1 --quiet
