@@ -161,12 +161,35 @@ def test_a_run_counts_once(output, grade, tmp_path):
     one, two, three, *_ = values_of(output)
     for row in (one, two, three):
         row["student"] = "ann"
-    rows = [one, one, two, two | {"accuracy": three["accuracy"] + "0"}, three | {"student": "ben"}]
-    write(tmp_path / "class.csv", [*rows, three])
+    other = "0" if float(two["accuracy"]) > 50 else "100"
+    rows = [one, one, two, two | {"accuracy": other}, three | {"student": "ben"}, three]
+    write(tmp_path / "class.csv", rows)
     _, found = grade(tmp_path / "class.csv", "--sample", "0")
     assert [row["verdict"] for row in found] == [NOT_RERUN, FAIL, FAIL, FAIL, NOT_RERUN, NOT_RERUN]
     assert found[1]["why"] == "the same run as class.csv, row 2"
     assert found[2]["why"] == "claimed otherwise in class.csv, row 5"
+    assert found[3]["why"] == "the same run as class.csv, row 4"
+
+
+def test_a_result_and_a_row_that_says_the_same_may_both_be_handed_in(output, grade, tmp_path):
+    shutil.copytree(output, tmp_path / "class/ann/output")
+    rows = [
+        row
+        | {key: row[key][:8] for key in ("split_hash", "config_hash")}
+        | {"accuracy": f"{float(row['accuracy']):.2f}"}
+        for row in values_of(output)
+    ]
+    write(tmp_path / "class/ann/claims.csv", rows)
+    status, found = grade(tmp_path / "class", "--sample", "0")
+    assert (status, len(found)) == (0, 12)
+    rows[0]["accuracy"] = "0" if float(rows[0]["accuracy"]) > 50 else "100"
+    write(tmp_path / "class/ann/claims.csv", [rows[0], rows[1], rows[1]])
+    status, found = grade(tmp_path / "class", "--sample", "0")
+    failed = [row for row in found if row["verdict"] == FAIL]
+    assert [(row["row"], row["why"].split(" ")[0]) for row in failed] == [
+        ("2", "claimed"), ("4", "the"), ("", "the")
+    ]  # fmt: skip
+    assert failed[2]["why"] == "the same run as ann/claims.csv, row 2"
 
 
 def test_what_cannot_be_checked_here_is_not_the_students_fault(grade, tmp_path):
@@ -446,6 +469,8 @@ def test_unusable_input_leaves_nothing(output, tmp_path, capsys):
     assert "lie in each other" in says(tmp_path, "--work", work)
     assert "lie in each other" in says(output, "--work", output.parent)
     (tmp_path / "empty/x").touch()
+    assert "no file" in says(output, "--fill", tmp_path / "empty")
+    assert "no file" in says(output, "--fill", tmp_path / "none")
     assert "is there already" in says("--new", tmp_path / "empty")
     assert "is there already" in says("--new", tmp_path / "empty/x")
     assert "cannot be written" in says("--new", tmp_path / "empty/x/y")

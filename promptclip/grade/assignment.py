@@ -120,6 +120,8 @@ def fill(table: Path, output: Path) -> list[int]:
             log.warning("%s: %s", entry.where, entry.fault)
         else:
             found[place_of(entry.values)] = entry
+    if not table.is_file():
+        raise UserError(f"no file {table}; the table to fill in comes with the assignment")
     left = []
     claimed = submission.read(table)
     rows = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline="")))

@@ -41,6 +41,15 @@ class Claim:
         exponent = self.accuracy.as_tuple().exponent
         return Decimal(5).scaleb(int(exponent) - 1) + _EXACT
 
+    def agrees(self, other: Claim) -> bool:
+        """Whether another claim of the same run says the same, however many digits it gives."""
+        hashes = (
+            (self.split_hash, other.split_hash),
+            (self.config_hash, other.config_hash),
+        )
+        near = abs(self.accuracy - other.accuracy) <= self.rounding + other.rounding
+        return near and all(a.startswith(b) or b.startswith(a) for a, b in hashes)
+
 
 def parse(values: Mapping[str, str]) -> Claim:
     """Understand the values of an entry.

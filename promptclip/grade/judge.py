@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from promptclip.cell import Run
@@ -105,19 +105,23 @@ def _understood(entry: Entry, reference: Reference) -> Line:
 
 
 def _refuse_twice(lines: Sequence[Line]) -> None:
-    """A run counts once for each student; if it is claimed in two ways, not at all."""
-    first: dict[tuple[str, Place], Line] = {}
+    """A run counts once for each student; if it is claimed in two ways, not at all.
+
+    Its result and the row of a table that says the same are no two claims.
+    """
+    seen: dict[tuple[str, Place], list[tuple[Line, Claim]]] = {}
     for line in lines:
         if line.claim is None or line.run is None:
             continue
-        earlier = first.setdefault((line.entry.student, line.run.place), line)
-        if earlier is line:
-            continue
-        line.faults.append(f"the same run as {earlier.entry.where}")
-        if replace(line.claim, place=line.run.place) != replace(
-            earlier.claim or line.claim, place=line.run.place
-        ):
-            earlier.faults.append(f"claimed otherwise in {line.entry.where}")
+        before = seen.setdefault((line.entry.student, line.run.place), [])
+        for earlier, claim in before:
+            agree = line.claim.agrees(claim)
+            if not agree and not earlier.faults:
+                earlier.faults.append(f"claimed otherwise in {line.entry.where}")
+            if not agree or bool(earlier.entry.row) == bool(line.entry.row):
+                line.faults.append(f"the same run as {earlier.entry.where}")
+                break
+        before.append((line, line.claim))
 
 
 def _compare_hashes(line: Line, reference: Reference) -> None:
@@ -125,20 +129,20 @@ def _compare_hashes(line: Line, reference: Reference) -> None:
     if claim is None or run is None:
         return
     try:
-        expected = {"config": run.config_hash, "split": ""}
         pictures = reference.pictures(run)
-        expected["split"] = pictures.split_hash
-    except UserError as error:
+    except Exception as error:
+        if not isinstance(error, UserError):
+            log.error("%s", line.entry.where, exc_info=True)
         line.troubles.append(f"cannot be checked here: {error}")
         return
-    claimed = {"config": claim.config_hash, "split": claim.split_hash}
-    what = {
-        "config": "other settings than those of this assignment",
-        "split": "other pictures than those of this data set, shots and seed",
-    }
-    for kind, ours in expected.items():
-        if not ours.startswith(claimed[kind]):
-            line.faults.append(f"{kind} hash {claimed[kind][:16]} is not {ours[:16]}: {what[kind]}")
+    for kind, claimed, ours, what in (
+        ("config", claim.config_hash, run.config_hash,
+         "other settings than those of this assignment"),
+        ("split", claim.split_hash, pictures.split_hash,
+         "other pictures than those of this data set, shots and seed"),
+    ):  # fmt: skip
+        if not ours.startswith(claimed):
+            line.faults.append(f"{kind} hash {claimed[:16]} is not {ours[:16]}: {what}")
     if fault := impossible(claim, pictures.num_test):
         line.faults.append(fault)
 
