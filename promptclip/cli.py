@@ -17,6 +17,7 @@ from promptclip.commands import (
     data,
     doctor,
     export,
+    grade,
     grid,
     plot,
     predict,
@@ -107,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=promptclip.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    modules = (train, protocols, grid, table, report, plot, compare, predict, export, data)
-    for module in (*modules, cache, doctor, completion):
+    modules = (train, protocols, grid, table, report, plot, compare, predict, export)
+    for module in (*modules, grade, data, cache, doctor, completion):
         module.add_to(commands)
     return parser

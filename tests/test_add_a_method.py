@@ -21,10 +21,8 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """What git would hold of this checkout, with the page's files written and nothing else done."""
-    folder = tmp_path_factory.mktemp("checkout")
+def copy_of_the_checkout(folder, files):
+    """What git would hold of this checkout, with a page's files written and nothing else done."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -34,11 +32,16 @@ def checkout(tmp_path_factory):
             copy = folder / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes((ROOT / name).read_bytes())
-    for name, text in FILES.items():
+    for name, text in files.items():
         assert not (folder / name).exists()
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_of_the_checkout(tmp_path_factory.mktemp("checkout"), FILES)
 
 
 def do(command, checkout, *more):

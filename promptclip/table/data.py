@@ -15,7 +15,8 @@ from promptclip.table.model import Row, Table
 _STATISTICS = ("mean", "deviation", "interval95", "n", "problems")
 _PUBLISHED = ("published", "difference", "source")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_NUMBERS = re.compile(r"[-+\d.e; ]*")
+_NUMBER = r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(; {_NUMBER})*", re.ASCII)
 
 
 def write_csv(table: Table) -> str:

@@ -10,7 +10,7 @@ from promptclip.table.grid import Entry, grid
 from promptclip.table.model import Row, Table
 from promptclip.table.ranking import RULE, marks
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 80rem; }
 .wide { overflow-x: auto; margin: 1.5rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -32,7 +32,7 @@ def page(table: Table) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Results</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Results</h1>\n"
+        f"<title>Results</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>Results</h1>\n"
         + "".join(parts)
         + f"<p>{escape(table.long_caption)} {escape(RULE)}</p>\n"
         + (f"<ul>\n{notes}</ul>\n" if notes else "")

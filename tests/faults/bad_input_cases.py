@@ -1195,3 +1195,46 @@ report_case(
 )
 report_case("a picture without points", "plot", "output", "--dpi", 0)
 report_case("a file in the place of a folder", "plot", "output", "--out", "notes.txt")
+
+
+# ---------------------------------------------------------------- grading
+
+AREA = "Grading"
+HEAD_OF_CLAIMS = (
+    "student,method,cfg,dataset,protocol,target,shots,seed,split_hash,config_hash,accuracy\n"
+)
+with_command(
+    AREA,
+    ("neither a submission nor a new assignment", ["grade"]),
+    ("a submission that is not there", ["grade", "nowhere"]),
+    ("a folder without claims", ["grade", "data/mini"]),
+    ("a folder for our runs around the submission", ["grade", "data/mini", "--work", "data"]),
+    ("an assignment in a folder that holds something", ["grade", "--new", "data"]),
+    ("an assignment below a file", ["grade", "--new", "data/mini.yaml/task"]),
+    ("an assignment and a submission", ["grade", "data/mini", "--new", "task"]),
+    ("half a run in a sample", ["grade", "data/mini", "--sample", "0.5"]),
+    ("a tolerance that is no number", ["grade", "data/mini", "--tolerance", "nan"]),
+)
+
+
+def claims_case(what: str, content: str | bytes, *words: str) -> None:
+    case(AREA, what)(lambda w: ["grade", w.file("claims.csv", content), *words])
+
+
+claims_case("a table that is a picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+claims_case("a table of something else", "name,points\nann,3\n")
+claims_case("a table with semicolons", HEAD_OF_CLAIMS.replace(",", ";"))
+claims_case("a table without rows", HEAD_OF_CLAIMS)
+claims_case("a key that does not exist", HEAD_OF_CLAIMS + "ann\n", "--set", "OPTIM.LT", "1")
+claims_case("a data set that is not there", HEAD_OF_CLAIMS + "ann\n", "--data", "pictures/pets")
+
+
+def filling_case(what: str, content: str) -> None:
+    def make(w: World) -> list[Any]:
+        return ["grade", results_tree(w), "--fill", w.file("claims.csv", content)]
+
+    case(AREA, what)(make)
+
+
+filling_case("a table to fill in that is none", "name,points\nann,3\n")
+filling_case("a row to fill in without a method", HEAD_OF_CLAIMS + "ann,,,emoji,fewshot,,1,1,,,\n")
