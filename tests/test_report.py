@@ -272,7 +272,7 @@ def test_figures_for_papers(tree, tmp_path, format, head, caplog):
     assert {f"shots-1-emoji.{format}", f"shots-average.{format}", f"plane-1-emoji.{format}",
             f"training-fewshot-emoji-shots_4-CoOp.{format}"} <= names  # fmt: skip
     assert all(file.read_bytes().startswith(head) for file in files)
-    assert f"{len(files)} figures are in {tmp_path}" in caplog.text
+    assert f"figures in {tmp_path}: {len(files)}" in caplog.text
 
 
 def test_one_finished_run_is_enough(tmp_path):
