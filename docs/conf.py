@@ -17,18 +17,19 @@ release = promptclip.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
+    "sphinx.ext.napoleon",  # docstrings of Google's form
     "docstrings",
     "named_files",
 ]
 exclude_patterns = ["_site"]
 myst_heading_anchors = 6  # links to headings, as GitHub has them
 highlight_language = "text"  # of blocks that name none
-smartquotes = False  # what is in quotes is to be typed as it stands
+smartquotes_action = "D"  # dashes alone: what is in quotes is to be typed as it stands
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
-add_module_names = False
+autodoc_preserve_defaults = True  # as they are written
+napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes are told with their class
 
 html_theme = "furo"

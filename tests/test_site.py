@@ -238,6 +238,7 @@ def test_the_python_interface_has_its_docstrings(site: Path, pages: dict[Path, P
     } <= pages[(site / "api.html").resolve()].places
     text = re.sub(r"<[^>]*>", "", (site / "api.html").read_text(encoding="utf-8"))
     assert "G_d - lambda (G_d . G_g) / |G_g|^2 G_g where" in text
+    assert "Whether the image tower is asked without prompts only: its features are any" in text
 
 
 @pytest.mark.slow

@@ -24,6 +24,9 @@ def setup(app: Any) -> dict[str, bool]:
         app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]
     ) -> None:
         lines[:] = map(as_rest, lines)
+        if what == "property":
+            # In its first line napoleon takes what is before a colon for a type: a comment
+            lines[:0] = ["..", ""]
 
     app.connect("autodoc-process-docstring", rewrite, priority=100)
     return {"parallel_read_safe": True}
