@@ -163,7 +163,8 @@ def in_points(on: Axes, label: str, values: Iterable[float]) -> None:
     if not found or min(found) <= 0 or max(found) < 10 * min(found):
         return
     on.set_yscale("log")
-    on.yaxis.set_major_locator(LogLocator(base=10, numticks=8))
+    steps = (1, 2, 5) if max(found) < 1000 * min(found) else (1,)
+    on.yaxis.set_major_locator(LogLocator(base=10, subs=steps, numticks=12))
     on.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     on.yaxis.set_minor_formatter(NullFormatter())
 

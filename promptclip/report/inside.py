@@ -104,7 +104,8 @@ def _collapse(source: Source) -> Iterator[Part]:
             headings = ("method", *(name.replace("_", " ") for name in METRICS))
             parts.append(html.table(setting, headings, rows))
     for setting, runs in source.by_setting(source.runs).items():
-        parts += training.drawn(source, setting, runs, training.COLLAPSE)
+        if drawings := training.drawn(source, setting, runs, training.COLLAPSE):
+            parts += [tag("h4", setting), *drawings]
     if parts:
         yield tag("h3", "Neural collapse")
         yield paragraph(COLLAPSE)
