@@ -25,7 +25,6 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import promptclip
 from promptclip import (
@@ -50,6 +49,8 @@ from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
 from promptclip.files import DamagedError
 from promptclip.memory import GIB
+from promptclip.progress.screen import counted
+from promptclip.progress.stretches import images_in, loader_name
 
 log = logging.getLogger(__name__)
 
@@ -719,8 +720,7 @@ class PromptTrainer(TrainerX):
 
         Numbers, and draws of random numbers, are those of a test on pictures.
         """
-        val = (split or self.cfg.TEST.SPLIT) == "val" and self.val_loader is not None
-        name = "val_loader" if val else "test_loader"
+        name = loader_name(self, split)
         loader = getattr(self, name)
         if not self.model.shares_image_features or (found := self._shared(loader)) is None:
             return None
@@ -756,7 +756,7 @@ class PromptTrainer(TrainerX):
                 return features, "found"
             log.info("Image features of %d pictures are computed, for all runs", its["number"])
             with own_draws(max(self.cfg.SEED, 0)):
-                features, _ = self._encode(tqdm(loader, disable=None))
+                features, _ = self._encode(loader)
             if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
                 return None
             cache.keep(its, features)
@@ -766,7 +766,7 @@ class PromptTrainer(TrainerX):
         """Prompt-free features [N, D] as the tower gives them, and labels [N], on the CPU."""
         batches = [
             (self.model.clip.encode_image(batch["img"].to(self.device)).cpu(), batch["label"])
-            for batch in loader
+            for batch in counted(loader, "image features", len(loader.dataset), images_in)
         ]
         features, label = zip(*batches, strict=True)
         return torch.cat(features), torch.cat(label)
