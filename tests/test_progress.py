@@ -24,6 +24,7 @@ from promptclip.config import configs_dir
 from promptclip.progress import screen, stretches
 from promptclip.progress.amount import is_terminal
 from promptclip.progress.stretches import Pace, Stretch, Training
+from promptclip.progress.watch import watched
 from promptclip.run import run
 
 ROOT = Path(promptclip.__file__).parent.parent
@@ -247,6 +248,61 @@ def test_a_terminal_that_is_gone_stops_no_run(mini_run, monkeypatch):
     found = mini_run(terminal=terminal)
     assert found.result["metrics"]
     assert len(BATCH.findall(found.log)) == STEPS
+
+
+def test_what_cannot_be_shown_stops_no_run(mini_run, monkeypatch):
+    """And says so once, in whole lines."""
+    monkeypatch.setattr(logging.getLogger("promptclip"), "handlers", [Console()])
+    at_step(monkeypatch, 3, lambda: monkeypatch.setattr(Training, "share", None))
+    found = mini_run()
+    assert found.result["metrics"]
+    (line,) = [line for line in found.shown.lines if "cannot be shown" in line]
+    assert line.startswith("How far the run is cannot be shown (TypeError: ")
+    assert not any(map(BAR.match, found.shown.lines))
+    assert len(BATCH.findall("\n".join(found.shown.lines))) >= STEPS - 3  # the lines are back
+    assert len(BATCH.findall(found.log)) == STEPS
+
+
+def test_trainers_of_others_are_shown(tmp_path, monkeypatch):
+    import tiny_engine
+    from dassl.config import get_cfg_default
+    from dassl.engine import build_trainer
+
+    tiny_engine.draw_pictures(tmp_path / "data")
+    cfg = get_cfg_default()
+    cfg.merge_from_list(
+        [
+            *("DATASET.ROOT", str(tmp_path / "data"), "DATASET.NAME", "TinyColours"),
+            *("OUTPUT_DIR", str(tmp_path / "out"), "TRAINER.NAME", "Linear", "USE_CUDA", False),
+            *("INPUT.SIZE", (8, 8), "INPUT.TRANSFORMS", (), "DATALOADER.NUM_WORKERS", 0),
+            *("DATALOADER.TRAIN_X.BATCH_SIZE", 6, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.1),
+        ]
+    )
+    trainer = build_trainer(cfg)
+    before = dict(vars(trainer))
+    with (
+        output_to(Terminal()) as terminal,
+        screen.prepared("of others\x1b[2J") as shown,
+        watched(trainer, shown),
+    ):
+        trainer.train()
+        trainer.test("val")
+    lines = drawn(terminal.written)
+    assert "of others\\x1b[2J" in lines
+    assert any(re.fullmatch(rf"epoch 2/2  batch 4/4  {SPEED}", line) for line in lines)
+    assert any(re.match(r"loss \S+ \(\S+\)  acc \S+ \(\S+\)  lr ", line) for line in lines)
+    assert any(line.startswith("test  12/12") for line in lines)
+    assert any(line.startswith("validation  9/9") for line in lines)
+    # The trainer is as it was.
+    assert {"test", "run_epoch", "forward_backward"}.isdisjoint(vars(trainer))
+    assert before.keys() <= vars(trainer).keys()
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 20])
+def test_no_terminal_is_too_narrow(mini_run, columns):
+    terminal = Terminal(columns=columns)
+    assert mini_run(terminal=terminal, COLUMNS=str(columns)).result["metrics"]
+    assert "cannot be shown" not in terminal.written
 
 
 @pytest.mark.parametrize(("flag", "shows"), [("--quiet", False), ("--brief", True)])

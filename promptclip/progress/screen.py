@@ -8,6 +8,7 @@ lock held. The cursor is not hidden: however a process ends, there is nothing to
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ _BAR = 50  # characters
 # What both engines say of a batch, which the lines below show already.
 _BATCH = re.compile(r"epoch \[\d+/\d+\] batch \[\d+/\d+\] ")
 
+log = logging.getLogger(__name__)
+
 _live: list[Screen] = []  # the one that is shown, if any
 _titles: list[str] = []
 
@@ -46,8 +49,7 @@ class Screen:
     def __init__(self, terminal: TextIO, title: str) -> None:
         from rich.live import Live
 
-        self._terminal, self._title = terminal, title
-        self._console = _console(terminal)
+        self._title, self._console = title, _console(terminal)
         self._stretches: list[Stretch] = []
         self._next = 0.0
         self._process = os.getpid()
@@ -134,12 +136,17 @@ class Screen:
 
     @contextlib.contextmanager
     def _safely(self) -> Iterator[None]:
-        """A terminal that is gone, or does not take what is drawn, stops no run."""
+        """No run is stopped by what is shown of it, whatever terminal or trainer it is."""
         try:
             yield
-        except (OSError, ValueError) as error:
-            self.gone = isinstance(error, OSError)
+        except OSError:
+            self.gone = True
             self._close()
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                self._drawing.stop()  # which tidies up
+            self._close()
+            log.warning("How far the run is cannot be shown (%s: %s)", type(error).__name__, error)
 
     def _close(self) -> None:
         if self in _live:
@@ -270,7 +277,9 @@ def _bar(share: float, width: int) -> RenderableType:
     from rich.table import Table
 
     line = Table.grid(padding=(0, 1))
-    line.add_row(ProgressBar(total=1, completed=share, width=min(_BAR, width - 6)), f"{share:.0%}")
+    line.add_row(
+        ProgressBar(total=1, completed=share, width=max(1, min(_BAR, width - 6))), f"{share:.0%}"
+    )
     return line
 
 

@@ -113,7 +113,8 @@ class Training(Stretch):
         """Count a step and what came of it: numbers, or tensors, which the engine reads as well."""
         self.pace.step(images)
         self._count += 1
-        self._last = {name: float(value) for name, value in (metrics or {}).items()}
+        found = metrics if isinstance(metrics, Mapping) else {}  # the engine refuses others
+        self._last = {name: float(value) for name, value in found.items()}
         for name, value in self._last.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 

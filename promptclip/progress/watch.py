@@ -34,8 +34,8 @@ def watched(trainer: Any, screen: Screen | None) -> Iterator[None]:
         screen.step()
         return metrics
 
-    def test(run: Callable[..., Any], split: str | None = None) -> Any:
-        stretch = Test(trainer, split)
+    def test(run: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        stretch = Test(trainer, next(iter([*args, *named.values()]), None))
 
         def process(run: Callable[..., Any], output: Any, label: Any) -> Any:
             done = run(output, label)
@@ -44,7 +44,7 @@ def watched(trainer: Any, screen: Screen | None) -> Iterator[None]:
             return done
 
         with screen.during(stretch), around(trainer.evaluator, "process", process):
-            return run(split)
+            return run(*args, **named)
 
     with (
         around(trainer, "run_epoch", epoch),
