@@ -40,6 +40,7 @@ NOT_HASHED = frozenset(
         "MODEL.MEMORY_BUDGET",
         "OUTPUT_DIR",
         "RESUME",
+        "TEST.COLLAPSE_EVERY",
         "TEST.COMPUTE_CMAT",
         "TEST.FEATURE_CACHE",
         "TEST.PER_CLASS_RESULT",
@@ -112,6 +113,7 @@ _ALLOWED: dict[str, frozenset[str] | tuple[float, float]] = {
     "SEED": (-1, 2**32 - 1),
     "TEST.FINAL_MODEL": frozenset({"best_val", "last_step"}),
     "TEST.SPLIT": frozenset({"test", "val"}),
+    "TEST.COLLAPSE_EVERY": (0, math.inf),
     "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
     "TRAIN.PRINT_FREQ": (1, math.inf),
 }
@@ -145,6 +147,7 @@ def default_cfg() -> CfgNode:
     cfg.DATASET.FOLDER_HASH = ""  # ... and the hash of what it holds, noted by the command
     cfg.MODEL.EXACT_TEXTBOOK = False
     cfg.MODEL.MEMORY_BUDGET = 0.0  # GiB that the text tower may keep; 0: half of what is free
+    cfg.TEST.COLLAPSE_EVERY = 0  # epochs between such measures, which the log keeps; 0: none
     cfg.TEST.COLLAPSE_METRICS = False  # measure the neural collapse of a test's features
     cfg.TEST.FEATURE_CACHE = ""  # a folder for image features of all runs, or "off"
     cfg.TRAIN.CHECKPOINT_STEPS = 0  # as in our runtime; the original goes on after epochs only

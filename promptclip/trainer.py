@@ -10,11 +10,11 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ from promptclip.progress.screen import counted
 from promptclip.progress.stretches import images_in, loader_name
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Fixed tensors that older code bases saved among the learned ones (CoOp's trainers/coop.py)
 _FOREIGN_BUFFERS = {"token_prefix", "token_suffix"}
@@ -474,6 +475,30 @@ class PromptTrainer(TrainerX):
         for regularizer in self.regularizers:
             regularizer.prepare(self)
         super().before_train()
+        if self.cfg.TEST.COLLAPSE_EVERY and self.start_epoch == 0:
+            self._watch_collapse(epoch=0)
+
+    def after_epoch(self) -> None:
+        """As in Dassl, after a look at the neural collapse where `TEST.COLLAPSE_EVERY` asks."""
+        done, every = self.epoch + 1, self.cfg.TEST.COLLAPSE_EVERY
+        if every and (done % every == 0 or done == self.max_epoch):
+            self._watch_collapse(done)
+        super().after_epoch()
+
+    @torch.no_grad()
+    def _watch_collapse(self, epoch: int) -> None:
+        """Log the measures on the pictures of the test; nothing else of the run depends on it."""
+        self.model.forget()
+        self.set_model_mode("eval")
+        with own_draws(max(self.cfg.SEED, 0)):
+            measures = self._on_features(None, self._measure)
+            if measures is None:
+                measures = self._measure(None)
+        self.model.forget()
+        told = " ".join(f"{name} {value:.4g}" for name, value in measures.items())
+        log.info("epoch [%d/%d] collapse %s", epoch, self.max_epoch, told)
+        for name, value in measures.items():
+            self.write_scalar(f"collapse/{name}", value, epoch)
 
     def fit(self) -> None:
         """Compute what a `fitted` model learns."""
@@ -698,7 +723,7 @@ class PromptTrainer(TrainerX):
     def test(self, split: str | None = None) -> float:
         """Accuracy in percent; text features are computed once."""
         self.model.forget()
-        accuracy = self._test_encoded(split)
+        accuracy = self._on_features(split, self._test)
         if accuracy is None:
             self.shared_features = None
             accuracy = self._test(split)
@@ -715,7 +740,18 @@ class PromptTrainer(TrainerX):
         accuracy: float = super().test(split)
         return accuracy
 
-    def _test_encoded(self, split: str | None) -> float | None:
+    def _measure(self, split: str | None) -> dict[str, float]:
+        """The measures of neural collapse that are defined, without Dassl's evaluation."""
+        self._tested = tested = TestFeatures()
+        try:
+            loader = getattr(self, loader_name(self, split))
+            for batch in counted(loader, "neural collapse", len(loader.dataset), images_in):
+                self.model_inference(self.parse_batch_test(batch)[0])
+        finally:
+            self._tested = None
+        return {name: value for name, value in tested.metrics().items() if value is not None}
+
+    def _on_features(self, split: str | None, test: Callable[[str | None], T]) -> T | None:
         """A test on image features that all runs share; None where there are none.
 
         Numbers, and draws of random numbers, are those of a test on pictures.
@@ -728,7 +764,7 @@ class PromptTrainer(TrainerX):
         random_state = torch.get_rng_state()
         try:
             with instead(self, name, encoded_loader(loader, features)):
-                return self._test(split)
+                return test(split)
         except (PixelsNeededError, TypeError) as error:
             log.info("The test is on pictures, as this method looks at them itself (%s)", error)
             torch.set_rng_state(random_state)

@@ -15,6 +15,7 @@ from simplex import random_units, rotation, simplex
 from promptclip import collapse, plugins, results
 from promptclip.collapse import METRICS, TestFeatures, collapse_metrics, listed
 from promptclip.config import config_hash
+from promptclip.report import training
 from promptclip.run import run
 
 AT_COLLAPSE = [name for name in METRICS if name != "effective_rank_text"]
@@ -229,3 +230,24 @@ def test_only_a_run_that_asks_has_another_hash(mini, tmp_path):
     old = json.loads(json.dumps(plain))
     del old["TEST"]["COLLAPSE_METRICS"]
     assert config_hash(old) == config_hash(plain) != config_hash(asked)
+
+
+@pytest.mark.parametrize(("method", "cache"), [("CoOp", ""), ("CoCoOp", "off"), ("VPT", "")])
+def test_a_run_is_watched_by_epoch_and_does_not_notice(method, cache, mini, tmp_path):
+    given = ("TEST.FEATURE_CACHE", cache, "OPTIM.MAX_EPOCH", 3, *ASKED)
+    plain = run(cfg_of(method, mini, tmp_path / "plain", *given))
+    watched = run(cfg_of(method, mini, tmp_path / "watched", *given, "TEST.COLLAPSE_EVERY", 2))
+    assert watched["metrics"] == plain["metrics"]
+    assert watched["collapse"] == plain["collapse"]
+    learned = [
+        (tmp_path / name / "prompt_learner/model.pth.tar-3").read_bytes()
+        for name in ("plain", "watched")
+    ]
+    assert learned[0] == learned[1]
+    curves = training.read(tmp_path / "watched", training.COLLAPSE)
+    assert set(curves) == {name for name in METRICS if training.COLLAPSE.number.match(f"{name} 1")}
+    for name, curve in curves.items():
+        assert list(curve) == [0, 2, 3]
+        assert curve[3] == pytest.approx(watched["collapse"][name], rel=1e-3)
+    assert curves["nc3_self_duality"][0] != curves["nc3_self_duality"][3]
+    assert not training.read(tmp_path / "plain", training.COLLAPSE)

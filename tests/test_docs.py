@@ -20,6 +20,7 @@ OTHERS = {  # what is not promptclip's, and is not looked into
         "docker",
         "echo",
         "export",
+        "find",
         "git",
         "ls",
         "mkdir",
@@ -27,7 +28,19 @@ OTHERS = {  # what is not promptclip's, and is not looked into
         "mv",
         "nohup",
     ),
-    *("pip", "pytest", "ruff", "scancel", "sbatch", "source", "squeue", "tail", "unset", "."),
+    *(
+        "printf",
+        "pip",
+        "pytest",
+        "ruff",
+        "scancel",
+        "sbatch",
+        "source",
+        "squeue",
+        "tail",
+        "unset",
+        ".",
+    ),
 }
 WITHOUT_FLAGS = ("quickstart", "test", "results", "audit", "pretrain_tiny")
 PROTOCOL_ENV = {
@@ -117,7 +130,7 @@ def test_commands_are_taken(command: Command, capsys: pytest.CaptureFixture[str]
     if "..." in argv:  # a page leaves out what it has said before
         return
     try:
-        cli._parser().parse_args(argv)
+        cli.build_parser().parse_args(argv)
     except SystemExit as stop:
         if stop.code:
             pytest.fail(f"{command}: {capsys.readouterr().err}")

@@ -14,7 +14,7 @@ from result_tree import at
 
 from promptclip import report, results
 from promptclip.cli import main
-from promptclip.report import classes, figures, shots, summary, training
+from promptclip.report import classes, figures, inside, shots, summary, training
 from promptclip.report.figures import Drawing
 from promptclip.report.html import text
 from promptclip.report.source import Run
@@ -255,6 +255,21 @@ def test_runs_that_are_not_finished_have_curves(tree):
     assert "sum from 4 to 2.85; ce from 3 to 1.85; inter from 0.001 to 0.001" in told
 
 
+def test_neural_collapse_by_epoch(tmp_path):
+    for seed in (1, 2):
+        folder = at(tmp_path, Place("fewshot", "emoji", 1, "NPT", "tiny", seed), 50, **facts())
+        told = "nc1_variability {} effective_rank_text 30 nc3_self_duality nan nc9 1"
+        lines = (f"epoch [{e}/4] collapse {told.format(8 / 2**e / seed)}" for e in (0, 2, 4))
+        Path(folder, "log.txt").write_text("\n".join(lines), encoding="utf-8")
+    found = inside.section(report.read(tmp_path))
+    (drawing,) = found.drawings
+    assert drawing.name == "collapse-fewshot-emoji-shots_1-NPT"
+    assert drawing.alt == (
+        "Neural collapse of NPT by epoch, emoji, 1 shot, few-shot, all classes: "
+        "nc1 variability from 6 to 0.375."
+    )
+
+
 def test_the_same_tree_gives_the_same_page(tree, page, tmp_path):
     again = tmp_path / "again.html"
     main(["report", str(tree), "--out", str(again)])
@@ -272,7 +287,7 @@ def test_figures_for_papers(tree, tmp_path, format, head, caplog):
     assert {f"shots-1-emoji.{format}", f"shots-average.{format}", f"plane-1-emoji.{format}",
             f"training-fewshot-emoji-shots_4-CoOp.{format}"} <= names  # fmt: skip
     assert all(file.read_bytes().startswith(head) for file in files)
-    assert f"{len(files)} figures are in {tmp_path}" in caplog.text
+    assert f"figures in {tmp_path}: {len(files)}" in caplog.text
 
 
 def test_one_finished_run_is_enough(tmp_path):

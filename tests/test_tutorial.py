@@ -17,6 +17,7 @@ from promptclip import results
 
 PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 INSTALL, *BLOCKS = [block for _, block in blocks(PAGE, "bash")]
+(THREE_LINES,) = [block for _, block in blocks(PAGE, "python")]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,10 @@ def test_the_tutorial(checkout):
     path = os.pathsep.join([str(checkout.parent / "bin"), os.environ["PATH"]])
     modules = os.pathsep.join(str(checkout / part) for part in ("", "runtime"))
     said = []
-    for block in BLOCKS:
+    shell, python = ["bash", "-euo", "pipefail", "-c"], [sys.executable, "-c"]
+    for program, block in (*((shell, block) for block in BLOCKS), (python, THREE_LINES)):
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block],
+            [*program, block],
             cwd=checkout,
             env={**os.environ, "PATH": path, "PYTHONPATH": modules, "COLUMNS": "100"},
             capture_output=True,
@@ -51,13 +53,20 @@ def test_the_tutorial(checkout):
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
         said.append(done.stdout)
-    first, files, _, own, tables, changed, planned = said
+    first, files, _, own, tables, changed, planned, drawn, used, top = said
     assert "[4/4] CoOp, seed 1, emoji, 4 shots: " in first
     assert {"result.json", "prompts.safetensors", "log.txt"} <= set(files.split())
     assert "[12/12] TipAdapter, seed 2, own_pictures, 2 shots: " in own
     assert "own_pictures" in tables
     assert "CoOp" in changed
     assert "runs, " in planned
+    assert "report.html is written" in drawn
+    assert "fewshot" in (checkout / "report.html").read_text(encoding="utf-8")
+    assert list((checkout / "figures").glob("shots-*.pdf"))
+    assert ",1,food fruit," in used
+    assert (checkout / "classifier/classifier.json").is_file()
+    assert top.startswith("[Prediction(")
+    assert "food fruit" in top
     assert "<table>" in (checkout / "table.html").read_text(encoding="utf-8")
     folder = checkout / "longer/fewshot/own_pictures/shots_2/CoOp/tiny/seed1"
     result = results.read(folder)

@@ -48,5 +48,5 @@ def _plot(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.out} cannot be written ({error.strerror}); give another --out"
         ) from None
-    log.info("%d figures are in %s", len(drawings), args.out)
+    log.info("figures in %s: %d", args.out, len(drawings))
     return 0

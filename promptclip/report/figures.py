@@ -130,7 +130,7 @@ def legend(figure: Figure, axes: Axes) -> None:
     """A legend below the axes, for which the figure grows; it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    columns = next(count for count, length in COLUMNS.items() if longest <= length)
+    columns = next(count for length, count in COLUMNS.items() if longest <= length)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + LINE * -(-len(labels) // columns))
     figure.legend(

@@ -17,9 +17,9 @@ from promptclip.collapse import METRICS, class_means
 from promptclip.errors import UserError
 from promptclip.losses import inter_dispersion
 from promptclip.pictures import UnreadableError
-from promptclip.report import figures, html
+from promptclip.report import figures, html, training
 from promptclip.report.figures import Drawing
-from promptclip.report.html import Markup, Part, Section, paragraph, tag
+from promptclip.report.html import Part, Section, paragraph, tag
 from promptclip.report.methods import Attention
 from promptclip.report.source import Run, Setting, Source
 
@@ -34,8 +34,9 @@ DISPERSION = (
 )
 COLLAPSE = (
     "What NPT sets out to bring about (Papyan, Han, Donoho, PNAS 2020): at collapse every measure "
-    "but the effective rank is 0. Of the test pictures, means over seeds, of runs with "
-    "TEST.COLLAPSE_METRICS True."
+    "but the effective rank is 0. Of the test pictures, means over seeds: at the end of runs with "
+    "TEST.COLLAPSE_METRICS True, and by epoch (0: before the first step) of those with "
+    "TEST.COLLAPSE_EVERY 1."
 )
 HALVES = (
     "UPT learns one prompt whose first part goes to the text tower and the rest to the image "
@@ -92,7 +93,7 @@ def _dispersions(source: Source) -> Iterator[Part]:
 
 
 def _collapse(source: Source) -> Iterator[Part]:
-    tables: list[Markup] = []
+    parts: list[Part] = []
     for setting, runs in source.by_setting().items():
         rows = []
         for label, its in source.by_label(runs).items():
@@ -101,11 +102,13 @@ def _collapse(source: Source) -> Iterator[Part]:
                 rows.append((label, *(_mean(found, name) for name in METRICS)))
         if rows:
             headings = ("method", *(name.replace("_", " ") for name in METRICS))
-            tables.append(html.table(setting, headings, rows))
-    if tables:
+            parts.append(html.table(setting, headings, rows))
+    for setting, runs in source.by_setting(source.runs).items():
+        parts += training.drawn(source, setting, runs, training.COLLAPSE)
+    if parts:
         yield tag("h3", "Neural collapse")
         yield paragraph(COLLAPSE)
-    yield from tables
+    yield from parts
 
 
 def _mean(found: Sequence[Mapping[str, Any]], name: str) -> str:
