@@ -89,12 +89,19 @@ class MethodOptions:
 
 @dataclass
 class Output:
-    """What a model makes of a batch."""
+    """What a model makes of a batch.
 
-    logits: Tensor  # [B, C]
-    image_features: Tensor  # unit vectors, [B, D]
-    text_features: Tensor  # unit vectors, [C, D], or [B, C, D] where every image has its own
-    # What else a method's losses need: tensors with a row for each image, or functions giving such
+    Attributes:
+        logits: [B, C].
+        image_features: unit vectors, [B, D].
+        text_features: unit vectors, [C, D], or [B, C, D] where every image has its own.
+        aux: what else a method's losses need: tensors with a row for each image, or functions
+            that give such.
+    """
+
+    logits: Tensor
+    image_features: Tensor
+    text_features: Tensor
     aux: dict[str, Any] = field(default_factory=dict)
 
     def gathered(self, batch: int) -> Output:

@@ -5,7 +5,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_environment
-install_packages emoji,test
+install_packages docs,emoji,test
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -8,7 +8,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 if [ "${1:-}" = --all ]; then shift; else set -- -m "not slow" "$@"; fi
 use_environment
-install_packages emoji,test
+install_packages docs,emoji,test
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 ruff check .
 ruff format --check .

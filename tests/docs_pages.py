@@ -14,7 +14,7 @@ ROOT = Path(promptclip.__file__).parent.parent
 GENERATED = {"docs/errors.md"}  # of bad input: what it names is wrong on purpose
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
-_BLOCK = re.compile(r"(?ms)^( *)```(\w*)\n(.*?)^\1```$")
+_BLOCK = re.compile(r"(?ms)^( *)```([^\n`]*)\n(.*?)^\1```$")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _INLINE = re.compile(r"`([^`\n]+)`")
 _FOLDERS = [

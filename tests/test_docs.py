@@ -42,7 +42,7 @@ OTHERS = {  # what is not promptclip's, and is not looked into
         ".",
     ),
 }
-WITHOUT_FLAGS = ("quickstart", "test", "results", "audit", "pretrain_tiny")
+WITHOUT_FLAGS = ("quickstart", "test", "results", "audit", "docs", "pretrain_tiny")
 PROTOCOL_ENV = {
     **{"SHOTS": "--shots", "CFG": "--cfg", "OUTPUT": "--output", "DATA": "--root"},
     **{"DATA_FOLDER": "--data-folder", "TARGETS": "--targets", "RATIOS": "--ratios"},

@@ -216,7 +216,6 @@ def hugging_face(tensors: dict[str, Tensor], config: Any) -> Any:
 
 @pytest.mark.slow
 def test_hugging_face_on_emojis_test_pictures(emoji, tiny_emoji):
-    pytest.importorskip("transformers", reason="transformers is not installed")
     clip = hugging_face(*tiny_emoji)
 
     class AsClip:

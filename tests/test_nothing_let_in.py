@@ -10,7 +10,7 @@ import pytest
 import promptclip
 
 ROOT = Path(promptclip.__file__).parent.parent
-FOLDERS = ("promptclip", "runtime", "trainers", "datasets", "scripts", "benchmarks")
+FOLDERS = ("promptclip", "runtime", "trainers", "datasets", "scripts", "benchmarks", "docs")
 PYTHON = sorted(
     [ROOT / "train.py", ROOT / "setup.py", *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))]
 )

@@ -207,6 +207,47 @@ def test_an_unsuitable_python_is_refused(checkout, tmp_path):
     assert not (checkout / ".venv").exists()
 
 
+@pytest.fixture
+def sphinx(python, tmp_path):
+    """A `python` whose Sphinx writes a site of one page, or finds a fault in it."""
+    fake = tmp_path / "bin/python"
+    fake.rename(tmp_path / "bin/other")
+    fake.write_text(
+        f"""#!/bin/sh
+case "$*" in
+"-m sphinx"*) for out; do :; done
+    mkdir -p "$out" && echo "$PAGE" >"$out/index.html" && : >"$out/.buildinfo"
+    exit "${{FOUND:-0}}" ;;
+*) exec {tmp_path}/bin/other "$@" ;;
+esac
+"""
+    )
+    fake.chmod(0o755)
+    return {"PATH": python, "PROMPTCLIP_NO_VENV": "1"}
+
+
+def test_docs_makes_a_site_or_leaves_the_one_that_is_there(sphinx, checkout, tmp_path):
+    docs, site = checkout / "scripts/docs.sh", tmp_path / "my site"
+    for page, found, there in (("one", 0, "one"), ("two", 1, "one"), ("three", 0, "three")):
+        done = bash(docs, site, **sphinx, PAGE=page, FOUND=str(found))
+        assert done.returncode == found, done.stderr
+        assert (site / "index.html").read_text() == f"{there}\n"
+        assert [path.name for path in tmp_path.glob("my site*")] == ["my site"]
+    assert done.stdout.splitlines()[-1] == f"{site}/index.html"
+    assert bash(docs, **sphinx).returncode == 0
+    assert (checkout / "output/site/index.html").is_file()
+
+
+def test_docs_replaces_nothing_but_a_site(sphinx, checkout, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("x")
+    for place in (tmp_path / "mine", tmp_path / "mine/thesis.tex"):
+        done = bash(checkout / "scripts/docs.sh", place, **sphinx)
+        assert done.returncode == 2
+        assert f"error: {place} is there, and is no site of ours" in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
 TORCH = {"name": "torch", "version": "2.0"}
 WEAK = TORCH | {"vulns": [{"id": "CVE-1", "fix_versions": ["2.1"]}]}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,27 +10,10 @@ from typing import Any
 
 import grid_case
 import pytest
+from network_ban import forbid_network
 
 from promptclip.config import configs_dir
 
-# Read by Python before anything else, in the workers of a grid, too. Sockets between processes of
-# one machine (AF_UNIX) are none of the network.
-BAN = """
-import socket, sys
-
-def ban(event, arguments):
-    asked = event == "socket.getaddrinfo" or event in ("socket.connect", "socket.sendto")
-    if asked and event != "socket.getaddrinfo":
-        asked = isinstance(arguments[1], tuple)
-    if event == "socket.__new__":
-        asked = arguments[1] in (socket.AF_INET, socket.AF_INET6)
-    if asked:
-        with open({record!r}, "a") as file:
-            file.write(f"{{event}} {{sys.argv}}\\n")
-        raise RuntimeError("the network is forbidden here")
-
-sys.addaudithook(ban)
-"""
 DRIVER = """
 import json, sys
 from promptclip.cli import main
@@ -53,11 +35,9 @@ def run(tmp_path: Path) -> Any:
         *commands: list[str], code: str = DRIVER, **variables: str
     ) -> tuple[list[int], str, str]:
         record = tmp_path / "tried"
-        (tmp_path / "ban").mkdir(exist_ok=True)
-        (tmp_path / "ban/sitecustomize.py").write_text(BAN.format(record=str(record)))
         (tmp_path / "commands.json").write_text(json.dumps(commands))
         environment = grid_case.environment(PROMPTCLIP_OFFLINE="1", **variables)
-        environment["PYTHONPATH"] = f"{tmp_path / 'ban'}{os.pathsep}{environment['PYTHONPATH']}"
+        forbid_network(environment, tmp_path / "ban", record)
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "commands.json")],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
