@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -402,17 +403,16 @@ def test_epochs_before_this_process_are_progress_and_no_speed(monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_at_a_keyboard(train):
-    """The real command, with a terminal of its own."""
-    terminal = Terminal()
-    command = [sys.executable, "-c", KEYBOARD, *train("TRAIN.CHECKPOINT_FREQ", epochs=10_000)]
-    command.remove("TRAIN.CHECKPOINT_FREQ")
+    """The real command, with a terminal of its own, whose width it finds."""
+    terminal = Terminal(columns=40)
+    command = [sys.executable, "-c", KEYBOARD, *train(epochs=10_000)]
     environment = grid_case.environment(TERM="xterm")
     with subprocess.Popen(
         command, stdin=terminal.file, stdout=terminal.file, stderr=terminal.file, env=environment,
         start_new_session=True,
     ) as process:  # fmt: skip
         while "images/s" not in terminal.so_far() and process.poll() is None:
-            signal.sigtimedwait([], 0.05)
+            time.sleep(0.05)
         terminal.type("\x03")
         assert process.wait(60) == 130, terminal.so_far()
     terminal.close()
@@ -420,6 +420,8 @@ def test_ctrl_c_at_a_keyboard(train):
     assert last == "stopped by SIGINT; start again to go on"
     assert not any(map(BAR.match, terminal.lines))
     assert "\x1b[?25l" not in terminal.written
+    assert f"{TITLE[:39]}…" in drawn(terminal.written)
+    assert max(len(line) for line in drawn(terminal.written) if BAR.match(line)) <= 40
 
 
 # The terminal becomes that of the process, so that keys reach it as signals.
