@@ -23,6 +23,7 @@ from promptclip.errors import UserError
 from promptclip.few_shot import Picture, sample, split_hash
 from promptclip.files import DamagedError, read_record, write_record
 from promptclip.pictures import UnreadableError
+from promptclip.progress.screen import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -578,7 +579,7 @@ class PictureSet(DatasetWrapper):
         Raises:
             PictureError: if one cannot be read.
         """
-        for item in self.data_source:
+        for item in counted(self.data_source, "pictures to decode", len(self.data_source)):
             if self._room:
                 self._picture(item.impath)
 

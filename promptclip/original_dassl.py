@@ -5,6 +5,7 @@ Our own `runtime/` passes the probe and is left alone.
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import pickle
@@ -16,6 +17,7 @@ import torch
 from torch import optim
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
 
 
 class _Attributes:
@@ -72,7 +74,8 @@ def repair() -> None:
     """Import `dassl` and, if the probe shows that it needs it, make it work here.
 
     Its warm-up scheduler can be built again; checkpoints become plain, and older ones can be read
-    without unpickling anything else; logging is not disabled; standard output is not closed.
+    without unpickling anything else; logging is not disabled; standard output is not closed; bars
+    of tests are drawn on terminals alone.
     """
     imported_before = "dassl.data" in sys.modules
     disabled = logging.root.manager.disable
@@ -85,6 +88,8 @@ def repair() -> None:
     (base,) = ConstantWarmupScheduler.__bases__
     base.__bases__ = (_Scheduler,)
     torch.serialization.add_safe_globals(_STAND_INS)
+    trainer: Any = dassl.engine.trainer
+    trainer.tqdm = functools.partial(tqdm, disable=None)
     tee: Any = vars(dassl.utils.logger).get("Logger")
     if tee is not None:
         tee.close = _close_file

@@ -10,13 +10,11 @@ the data.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,8 @@ from promptclip.cell import Cell, Run
 from promptclip.config import Builder, config_file
 from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
+from promptclip.progress.amount import silence
+from promptclip.progress.screen import titled
 from promptclip.tree import HALVES, PROTOCOLS, TARGETS, Place
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class Settings:
         output: results go below this folder, see `promptclip.tree`.
         overrides: KEY VALUE KEY VALUE ... for every run.
         quiet: one line for each run; the rest goes to its log.txt alone.
+        brief: the same, and on a terminal how far the run is.
         dry_run: say what would be run, and where, and do nothing.
         build: of all configurations of a plan.
     """
@@ -67,6 +68,7 @@ class Settings:
     output: str = "output"
     overrides: Sequence[object] = ()
     quiet: bool = False
+    brief: bool = False
     dry_run: bool = False
     build: Builder = field(default_factory=Builder, compare=False, repr=False)
 
@@ -389,7 +391,7 @@ def _carry_out(plan: Plan, settings: Settings, *folder: str) -> int:
             log.info("[%d/%d] %s", number, len(plan.runs), one.plan(one.state))
         failed = list(plan.skipped)
     else:
-        failed = [*plan.skipped, *_run_all(plan.runs, settings.quiet)]
+        failed = [*plan.skipped, *_run_all(plan.runs, settings)]
         log.info("%s", table.render(table.build(Path(settings.output, *folder))))
     for line in failed:
         log.error("failed: %s", line)
@@ -402,7 +404,7 @@ def _transfers(method: str) -> bool:
     return ours is None or ours.Model.transfers
 
 
-def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
+def _run_all(planned: Sequence[Run], settings: Settings) -> list[str]:
     """Run each in turn; say nothing of those that were finished before.
 
     Returns:
@@ -418,7 +420,7 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
         start = time.perf_counter()
         finished = results.read(one.folder) is not None
         try:
-            with silence(quiet or finished):
+            with silence(settings.quiet or finished, brief=settings.brief), titled(label):
                 result = one()
         except Exception as error:
             if number == 1 and isinstance(error, UserError):
@@ -429,14 +431,6 @@ def _run_all(planned: Sequence[Run], quiet: bool) -> list[str]:
             one.failed(error)
             continue
         if not finished:
-            metrics = result["metrics"]
-            accuracy = f"{metrics['accuracy']:.1f} %" if metrics else "not tested"
-            log.info("%s: %s (%.0f s)", label, accuracy, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            log.info("%s: %s (%.0f s)", label, results.told(result), seconds)
     return failed
-
-
-@contextlib.contextmanager
-def silence(quiet: bool = True) -> Iterator[None]:
-    """Nothing on the console; a run's messages are in its log.txt all the same."""
-    with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
-        yield

@@ -196,6 +196,12 @@ def read_failure(folder: str | Path) -> dict[str, str] | None:
     return {key: str(record.get(key, value)) for key, value in unknown.items()}
 
 
+def told(result: Mapping[str, Any]) -> str:
+    """The accuracy of a result, in words."""
+    metrics = result["metrics"]
+    return f"{metrics['accuracy']:.1f} %" if metrics else "not tested"
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 

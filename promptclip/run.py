@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 import shutil
@@ -22,6 +21,9 @@ from promptclip.config import config_difference, config_hash
 from promptclip.errors import UserError, number_in_environment
 from promptclip.files import DamagedError
 from promptclip.lock import LOCK_FILE, locked
+from promptclip.progress import screen
+from promptclip.progress.amount import silence
+from promptclip.progress.watch import around, watched
 from promptclip.run_file import RUN_FILE
 from promptclip.stopping import stop_behind
 
@@ -88,7 +90,7 @@ def _run(
             tell(False)
             return done
         try:
-            with _logged(folder), trouble.told(cfg):
+            with screen.prepared(_title(cfg)) as shown, _logged(folder), trouble.told(cfg):
                 if no_train:
                     _build(cfg, **how)
                     return {}
@@ -99,7 +101,7 @@ def _run(
                 keep()
                 log.info("%s\n%s", " ".join(sys.argv), _shown(cfg))
                 run_file.write(purpose, cfg, folder)
-                _carry_out(trainer, clock, how["eval_only"])
+                _carry_out(trainer, clock, how["eval_only"], shown)
                 trained = not how["eval_only"]
                 result = results.collect(trainer, cfg, seconds=clock.seconds, trained=trained)
                 if cfg.DATASET.IMBALANCE < 1 and "groups" in result:
@@ -125,9 +127,8 @@ def _assist(cfg: CfgNode, **how: Any) -> dict[str, Any]:
 
     if not parallel.told():
         return {}
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as own, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as own, silence():
         shutil.copytree(cfg.OUTPUT_DIR, own, dirs_exist_ok=True)
         parallel.wait()
         cfg = cfg.clone()
@@ -182,20 +183,14 @@ class Clock:
             spent = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
 
-    @contextlib.contextmanager
-    def around(self, owner: Any, method: str) -> Iterator[None]:
+    def around(self, owner: Any, method: str) -> contextlib.AbstractContextManager[None]:
         """Count the time in a method of `owner` as a phase of that name."""
-        function = getattr(owner, method)
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def timed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             with self(method):
                 return function(*args, **kwargs)
 
-        setattr(owner, method, timed)
-        try:
-            yield
-        finally:
-            delattr(owner, method)  # else it would hold itself in memory
+        return around(owner, method, timed)
 
 
 def _shown(cfg: CfgNode) -> CfgNode:
@@ -228,9 +223,19 @@ def _build(cfg: CfgNode, *, eval_only: bool, model_dir: str, load_epoch: int | N
     return trainer
 
 
-def _carry_out(trainer: Any, clock: Clock, eval_only: bool) -> None:
+def _title(cfg: CfgNode) -> str:
+    """What a run is called where it is shown."""
+    data = cfg.DATASET
+    sample = f"{data.NUM_SHOTS} shots" if data.NUM_SHOTS > 0 else "all pictures"
+    classes = f"{data.SUBSAMPLE_CLASSES} classes"
+    return f"{cfg.TRAINER.NAME} on {data.NAME}, {classes}, {sample}, seed {cfg.SEED}"
+
+
+def _carry_out(
+    trainer: Any, clock: Clock, eval_only: bool, shown: screen.Screen | None = None
+) -> None:
     """Train and test, or only test; the time of each goes to the clock."""
-    with clock.around(trainer, "test"):
+    with clock.around(trainer, "test"), watched(trainer, shown):
         if eval_only:
             trainer.test()
         else:

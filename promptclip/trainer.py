@@ -25,7 +25,6 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import promptclip
 from promptclip import (
@@ -50,6 +49,8 @@ from promptclip.errors import UserError
 from promptclip.feature_cache import encoded_loader, identity, instead, open_cache
 from promptclip.files import DamagedError
 from promptclip.memory import GIB
+from promptclip.progress.screen import counted
+from promptclip.progress.stretches import images_in, loader_name
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -750,23 +751,19 @@ class PromptTrainer(TrainerX):
         """The measures of neural collapse that are defined, without Dassl's evaluation."""
         self._tested = tested = TestFeatures()
         try:
-            for batch in getattr(self, self._loader_of(split)):
+            loader = getattr(self, loader_name(self, split))
+            for batch in counted(loader, "neural collapse", len(loader.dataset), images_in):
                 self.model_inference(self.parse_batch_test(batch)[0])
         finally:
             self._tested = None
         return {name: value for name, value in tested.metrics().items() if value is not None}
-
-    def _loader_of(self, split: str | None) -> str:
-        """The name of the loader of a test, as Dassl chooses it."""
-        val = (split or self.cfg.TEST.SPLIT) == "val" and self.val_loader is not None
-        return "val_loader" if val else "test_loader"
 
     def _on_features(self, split: str | None, test: Callable[[str | None], T]) -> T | None:
         """A test on image features that all runs share; None where there are none.
 
         Numbers, and draws of random numbers, are those of a test on pictures.
         """
-        name = self._loader_of(split)
+        name = loader_name(self, split)
         loader = getattr(self, name)
         if not self.model.shares_image_features or (found := self._shared(loader)) is None:
             return None
@@ -802,7 +799,7 @@ class PromptTrainer(TrainerX):
                 return features, "found"
             log.info("Image features of %d pictures are computed, for all runs", its["number"])
             with own_draws(max(self.cfg.SEED, 0)):
-                features, _ = self._encode(tqdm(loader, disable=None))
+                features, _ = self._encode(loader)
             if identity(clip, loader, self.cfg) != its:  # pictures were replaced in the meantime
                 return None
             cache.keep(its, features)
@@ -812,7 +809,7 @@ class PromptTrainer(TrainerX):
         """Prompt-free features [N, D] as the tower gives them, and labels [N], on the CPU."""
         batches = [
             (self.model.clip.encode_image(batch["img"].to(self.device)).cpu(), batch["label"])
-            for batch in loader
+            for batch in counted(loader, "image features", len(loader.dataset), images_in)
         ]
         features, label = zip(*batches, strict=True)
         return torch.cat(features), torch.cat(label)

@@ -6,7 +6,7 @@
 # DATASET is a file of configs/datasets, or the whole path of own pictures (docs/own-pictures.md; or
 # DATA_FOLDER, then DATASET is left out). Environment: DATA, the folder that holds the data sets;
 # SHOTS (16); CFG, a file of configs/trainers/<METHOD>; OUTPUT (output). Flags of `promptclip
-# base2new` come last, such as --set OPTIM.MAX_EPOCH 2, --quiet or --dry-run. Finished runs are not
+# base2new` come last, such as --set OPTIM.MAX_EPOCH 2, --brief or --dry-run. Finished runs are not
 # repeated, interrupted ones go on.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"

@@ -7,4 +7,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_environment
 install_packages emoji
-protocol base2new --quiet "$@" zsclip,coop,dapt emoji
+protocol base2new --brief "$@" zsclip,coop,dapt emoji

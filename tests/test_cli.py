@@ -97,7 +97,7 @@ def test_base2new_takes_methods_data_set_and_seeds(monkeypatch):
     monkeypatch.setattr("os.environ", {})
     argv = ["base2new", "--set", "OPTIM.LR", "1", "--set", "SEED", "2", "--quiet", "--part", "test"]
     assert main([*argv, "zsclip,coop", "emoji"]) == 1
-    assert main(["base2new", "--shots", "8", "dapt", "emoji_people", "0", "7"]) == 1
+    assert main(["base2new", "--shots", "8", "dapt", "emoji_people", "0", "7", "--brief"]) == 1
     ((methods, dataset), first), ((_, _), second) = calls
     assert (methods, dataset, first["seeds"], first["shots"]) == (
         ["zsclip", "coop"],
@@ -110,6 +110,7 @@ def test_base2new_takes_methods_data_set_and_seeds(monkeypatch):
         ("test",),
         True,
     )
+    assert (first["brief"], second["quiet"], second["brief"]) == (False, False, True)
     assert (second["seeds"], second["shots"], second["parts"]) == ([0, 7], 8, ("train", "test"))
 
 

@@ -117,11 +117,11 @@ def test_quickstart_installs_once_and_runs_the_protocol(python, checkout, tmp_pa
     quickstart = checkout / "scripts/quickstart.sh"
     done = bash(quickstart, **run)
     assert done.returncode == 0, done.stderr
-    protocol = "-m promptclip base2new --quiet zsclip,coop,dapt emoji"
+    protocol = "-m promptclip base2new --brief zsclip,coop,dapt emoji"
     pip = "-m pip install --quiet --disable-pip-version-check -e"
     assert calls(tmp_path) == [f"{pip} .[emoji] -e ./runtime", protocol]
     assert bash(quickstart, **run, SHOTS="4").returncode == 0
-    assert calls(tmp_path) == ["-m promptclip base2new --shots 4 --quiet zsclip,coop,dapt emoji"]
+    assert calls(tmp_path) == ["-m promptclip base2new --shots 4 --brief zsclip,coop,dapt emoji"]
     (checkout / "setup.py").write_text("# changed")
     bash(quickstart, **run, HAS_DASSL="1")
     assert calls(tmp_path) == [f"{pip} .[emoji]", protocol]

@@ -9,6 +9,7 @@ from typing import Any
 
 from promptclip.commands.train import DETERMINISTIC
 from promptclip.errors import UserError
+from promptclip.progress import amount
 
 PROTOCOL_EPILOG = """Flags stand before METHOD or after the last SEED. Finished runs are not
 repeated, interrupted ones go on. docs/protocols.md tells what is trained and tested on what."""
@@ -59,7 +60,7 @@ def _protocol_flags(commands: Any, name: str, help: str, dataset: str) -> Callab
          help=f"own pictures, a folder or a CSV file; then {dataset} is left out")  # fmt: skip
     flag("--cfg", default="", metavar="NAME", help="the method's yaml (default: the data set's)")
     flag("--output", default="output", metavar="DIR", help="(default: output)")
-    flag("--quiet", action="store_true", help="one line for each run; the rest is in log.txt")
+    amount.add_flags(command)
     flag("--dry-run", action="store_true", help="say what would be run and where, do nothing")
     flag("--deterministic", dest="set", action="append_const", default=[],
          const=DETERMINISTIC,         help="the same numbers twice on a GPU, too")  # fmt: skip
@@ -93,8 +94,7 @@ def fractions(text: str) -> list[float]:
 
 
 def _protocol(args: argparse.Namespace) -> int:
-    if args.quiet:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+    amount.without_bars(args)
     from promptclip import protocols
 
     dataset, seeds = _data_set(args)
@@ -112,6 +112,7 @@ def _protocol(args: argparse.Namespace) -> int:
         output=args.output,
         overrides=[part for pair in args.set for part in pair],
         quiet=args.quiet,
+        brief=args.brief,
         dry_run=args.dry_run,
         **own,
     )

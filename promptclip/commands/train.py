@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 from promptclip.errors import UserError
+from promptclip.progress import amount
+
+log = logging.getLogger(__name__)
 
 EPILOG = """KEY VALUE pairs come last and have the last word on any configuration key, for example
 DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base TRAINER.COOP.N_CTX 4 OPTIM.MAX_EPOCH 50"""
@@ -57,11 +61,13 @@ def add_to(commands: Any) -> None:
         "twice on a GPU, too, or an error where that cannot be",
     )
     flag("--no-train", action="store_true", help="build everything, then stop")
+    amount.add_flags(command)
     flag("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="see below")
 
 
 def _train(args: argparse.Namespace) -> int:
-    from promptclip import data_sets
+    amount.without_bars(args)
+    from promptclip import data_sets, results
     from promptclip.config import build_cfg
     from promptclip.run import run
 
@@ -89,11 +95,15 @@ def _train(args: argparse.Namespace) -> int:
             *args.opts,
         ],
     )
-    run(
-        cfg,
-        eval_only=args.eval_only,
-        model_dir=args.model_dir,
-        load_epoch=args.load_epoch,
-        no_train=args.no_train,
-    )
+    with amount.silence(args.quiet, brief=args.brief):
+        result = run(
+            cfg,
+            eval_only=args.eval_only,
+            model_dir=args.model_dir,
+            load_epoch=args.load_epoch,
+            no_train=args.no_train,
+        )
+    if result and (args.quiet or args.brief):
+        seconds = sum(result["seconds"].values())
+        log.info("%s: %s (%.0f s)", cfg.OUTPUT_DIR, results.told(result), seconds)
     return 0

@@ -13,7 +13,8 @@ from promptclip.cell import Cell, Run
 from promptclip.config import Builder, digest
 from promptclip.data_sets import DataSet
 from promptclip.errors import UserError
-from promptclip.protocols import PLANS, Settings, silence
+from promptclip.progress.amount import silence
+from promptclip.protocols import PLANS, Settings
 from promptclip.tree import TARGETS, Place
 
 log = logging.getLogger(__name__)

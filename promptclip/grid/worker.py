@@ -24,7 +24,7 @@ from promptclip.errors import UserError
 from promptclip.grid.journal import BUSY, DONE, FAILED, START, STOPPED, Journal
 from promptclip.grid.queue import Queue, tail
 from promptclip.lock import InUseError
-from promptclip.protocols import silence
+from promptclip.progress.amount import silence
 from promptclip.stopping import SIGNALS
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import dassl.engine.trainer
 import dassl.optim.lr_scheduler
 import dassl.utils.logger
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from tqdm import tqdm
 
 from promptclip import original_dassl
 
@@ -24,7 +26,8 @@ ORIGINAL = os.environ.get("PROMPTCLIP_TEST_DASSL")
 # What promptclip promises on either engine; tests of our engine's own doings are elsewhere.
 ON_BOTH = (
     *("bad_input", "bad_pictures", "checkpoints", "feature_cache", "few_shot", "imbalance", "kill"),
-    *("memory", "methods", "own_pictures", "prompt_file", "protocols", "results", "run"),
+    *("memory", "methods", "own_pictures", "progress", "prompt_file", "protocols", "results"),
+    "run",
 )
 
 
@@ -67,6 +70,7 @@ def repaired(monkeypatch):
     tee = type("Logger", (), {"close": lambda self: self.console.close()})
     monkeypatch.setattr(dassl.optim.lr_scheduler, "ConstantWarmupScheduler", ConstantWarmUp)
     monkeypatch.setattr(dassl.utils.logger, "Logger", tee, raising=False)
+    monkeypatch.setattr(dassl.engine.trainer, "tqdm", tqdm)
     allowed, bases = torch.serialization.get_safe_globals(), WarmUp.__bases__
     logging.disable(logging.WARNING)
     original_dassl.repair()
@@ -118,6 +122,11 @@ def test_repair_undoes_what_the_import_did(repaired):
     tee.close()
     assert tee.file.closed
     assert not sys.stdout.closed
+
+
+def test_bars_of_the_original_are_for_terminals_alone(repaired, capsys):
+    assert list(dassl.engine.trainer.tqdm([1, 2])) == [1, 2]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
