@@ -43,7 +43,7 @@ compute alike: `export CUDA_VISIBLE_DEVICES=-1`.
    the picture.
 
    ```bash
-   promptclip base2new zsclip,coop,vpt emoji 1 --quiet
+   promptclip base2new zsclip,coop,vpt emoji 1 --brief
    ```
 
    A run that was interrupted goes on with the same command.
