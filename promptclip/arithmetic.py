@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # reproducibility"); it is read when the first product is computed.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+_ERROR = 2  # torch's deterministic debug mode: what cannot be deterministic is an error
+
 
 def arrange(cfg: CfgNode) -> None:
     """Tell torch what `cfg.COMPUTE` asks for; it holds for the whole process until told anew.
@@ -44,6 +46,8 @@ def arrange(cfg: CfgNode) -> None:
         name, value = _WORKSPACE
         log.warning("%s=%s: set it to %s for equal numbers", name, os.environ[name], value)
     memory.keep_freed()
-    torch.use_deterministic_algorithms(compute.DETERMINISTIC)
+    if torch.get_deterministic_debug_mode() != (_ERROR if compute.DETERMINISTIC else 0):
+        # Where nothing changes it is not called: PyTorch imports its compiler to tell it (a second)
+        torch.use_deterministic_algorithms(compute.DETERMINISTIC)
     # Nothing here reads memory before it is written, so it need not be filled first
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
