@@ -5,10 +5,10 @@
     python benchmarks/run.py --quick                 a tiny CLIP: shows that everything runs
     python benchmarks/run.py --plot docs/figures     also cost against classes, images and tokens
 
-Nothing is downloaded. Both paths run in this process, in turn, on the same weights, batch and
-prompts, in fp32 unless a row says otherwise. The textbook path (MODEL.EXACT_TEXTBOOK True) pushes
-77 tokens of every class through all blocks at each step. Memory is the peak beyond what the process
-held before (Linux; what PyTorch has allocated on a GPU).
+Nothing is downloaded. All that is compared runs in this process, in turn, on the same weights,
+batch and prompts, in fp32 unless a row says otherwise. The textbook path (MODEL.EXACT_TEXTBOOK
+True) pushes 77 tokens of every class through all blocks at each step. Memory is the peak of the
+first run beyond what the process held before (Linux; what PyTorch has allocated on a GPU).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     )
     begin, rows, found = time.perf_counter(), list[Row](), list[Curve]()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), sizes, args.repeat)
+        bench = Bench(Path(folder), sizes, args.repeat, args.rows or [*ROWS])
         about = {
             "date": time.strftime("%Y-%m-%d"),
             "hardware": hardware(bench.device),
@@ -76,7 +76,7 @@ def main() -> None:
             about["seconds"] = time.perf_counter() - begin
             if args.json:
                 about["rows"] = [row.as_json() for row in rows]
-                about["curves"] = [dataclasses.asdict(curve) for curve in found]
+                about["curves"] = [curve.as_json() for curve in found]
                 write_json(about, args.json)
 
         for name in args.rows or ROWS:
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--json", type=Path, metavar="FILE", help="write everything that was measured")
     flag("--plot", type=Path, metavar="FOLDER", help="measure and draw cost.png and cost.svg")
     flag("--threads", type=int, default=2)
-    flag("--repeat", type=int, default=5, help="runs that a median is of")
+    flag("--repeat", type=int, default=5, help="rounds that a median is of")
     flag("--classes", type=int, nargs="+", help="of the text tower and of steps (100 1000)")
     flag("--textbook-limit", type=int, metavar="N",
          help="most classes at which the textbook path is measured (100)")  # fmt: skip

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # reproducibility"); it is read when the first product is computed.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+_OFF, _WARNING, _ERROR = 0, 1, 2  # of what cannot be deterministic, by torch's numbers
+
 
 def arrange(cfg: CfgNode) -> None:
     """Tell torch what `cfg.COMPUTE` asks for; it holds for the whole process until told anew.
@@ -51,8 +53,7 @@ def arranged(cfg: CfgNode) -> Iterator[None]:
         torch.backends.cudnn.benchmark,
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
     )
-    strict = torch.are_deterministic_algorithms_enabled()
-    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    strictness = torch.get_deterministic_debug_mode()
     _set(cfg)
     try:
         yield
@@ -63,7 +64,7 @@ def arranged(cfg: CfgNode) -> Iterator[None]:
             torch.backends.cudnn.benchmark,
             torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         ) = before
-        torch.use_deterministic_algorithms(strict, warn_only=only_warn)
+        _be_deterministic(strictness)
 
 
 def _set(cfg: CfgNode) -> None:
@@ -74,6 +75,12 @@ def _set(cfg: CfgNode) -> None:
     if compute.DETERMINISTIC and os.environ.setdefault(*_WORKSPACE) not in (":4096:8", ":16:8"):
         name, value = _WORKSPACE
         log.warning("%s=%s: set it to %s for equal numbers", name, os.environ[name], value)
-    torch.use_deterministic_algorithms(compute.DETERMINISTIC)
+    _be_deterministic(_ERROR if compute.DETERMINISTIC else _OFF)
     # Nothing here reads memory before it is written, so it need not be filled first
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _be_deterministic(strictness: int) -> None:
+    # Not called where nothing changes: PyTorch imports its compiler to tell it, in a second
+    if torch.get_deterministic_debug_mode() != strictness:
+        torch.use_deterministic_algorithms(strictness != _OFF, warn_only=strictness == _WARNING)

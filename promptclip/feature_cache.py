@@ -38,6 +38,7 @@ import safetensors
 import torch
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.transforms import build_transform
+from dassl.data.transforms import transforms as transform_steps
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -253,6 +254,7 @@ def _code_hash(clip: FrozenCLIP) -> str:
     """Hash of the files that hold the tower, the reading of pictures and the transforms."""
     tower: list[Any] = [FrozenCLIP, attention]
     parts = [*tower, PictureSet, DatasetWrapper, rgb, build_transform]
+    parts.append(transform_steps.Compose)  # type: ignore[attr-defined]  # the usual steps lie there
     if clip.visual is not None:
         parts.append(type(clip.visual))
     files = sorted({str(inspect.getsourcefile(part)) for part in parts})

@@ -95,9 +95,16 @@ def repair() -> None:
         tee.close = _close_file
 
 
+class _Probe(optim.Optimizer):
+    """An optimiser for a schedule to set its rate: PyTorch's own import its compiler (a second)."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self.param_groups.append({**self.defaults, **param_group})
+
+
 def _works(scheduler_class: Any) -> bool:
     """Whether a warm-up scheduler can be built, and its state read without unpickling classes."""
-    optimizer = optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    optimizer = _Probe([torch.zeros(1, requires_grad=True)], {"lr": 1.0})
     file = io.BytesIO()
     try:
         with warnings.catch_warnings():

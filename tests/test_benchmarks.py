@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from random_clip import TINY, random_state_dict
-from speed import tricks, weights
-from speed.measure import Measured
+from speed import measure, tricks, weights
+from speed.measure import Measured, Piece, in_turn
 from speed.operations import Counter, image_operations, text_operations
 from speed.table import SECONDS, Row, lines
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -151,13 +151,85 @@ def test_random_weights_are_a_clip():
 
 
 def test_a_target_is_met_or_missed_from_its_own_side():
-    ours = Measured(2.0, 10**6, 10**6, 5)
+    ours = Measured((2.0,), 10**6, 10**6)
     least = Row("text", "work", ours, 2.0, target=3.0)
     most = Row("start", "work", ours, 2.0, SECONDS, target=3.0, at_most=True)
     assert (least.met, most.met, Row("text", "work", ours, 2.0).met) == (False, True, None)
     *_, first, second = lines([least, most])
     assert ">= 3 | NO " in first
     assert "<= 3 | yes" in second
+
+
+# ------------------------------------------------------------------ in turn
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only where they are added: `clock.now += 1`."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def takes(clock, seconds, done, name):
+    """Work of so many seconds, a machine's pace apart that changes with every round."""
+
+    def work():
+        pace = 1 + sum(one == name for one in done)
+        done.append(name)
+        clock.now += seconds * pace
+
+    return work
+
+
+def test_what_is_compared_is_done_in_turn(clock):
+    done, ready = [], []
+    pieces = {
+        name: Piece(takes(clock, seconds, done, name), lambda name=name: ready.append(name))
+        for name, seconds in (("ours", 1), ("textbook", 3))
+    }
+    took = in_turn(pieces.items(), 2, torch.device("cpu"), 8)
+    assert done == ready == ["ours", "textbook"] * 3
+    assert took["ours"].each == (1, 2, 3)
+    assert (took["ours"].seconds, took["ours"].runs) == (2.5, 2)
+    assert took["ours"].times_faster(took["textbook"]) == 3
+
+
+def test_work_begins_where_the_work_before_it_has_been_done_once(clock):
+    done = []
+
+    def pieces():
+        for name in ("first", "second"):
+            done.append(f"build {name}")
+            yield name, Piece(takes(clock, 1, done, name))
+
+    in_turn(pieces(), 0, torch.device("cpu"), 8)
+    assert done == ["build first", "first", "build second", "second"]
+
+
+def test_long_work_is_done_once_and_compared_with_first_runs(clock):
+    done = []
+    pieces = {
+        name: Piece(takes(clock, seconds, done, name))
+        for name, seconds in (("short", 2), ("long", 2 * measure.LONG))
+    }
+    took = in_turn(pieces.items(), 5, torch.device("cpu"), 8)
+    assert took["long"].each == (2 * measure.LONG,)
+    assert took["short"].runs == measure.ROUNDS_OF_LONG
+    assert took["short"].times_faster(took["long"]) == measure.LONG
+
+
+def test_share_is_of_the_speed_beside_each_run():
+    # The machine was twice as quick in the last runs, and so was the work
+    measured = Measured((9.0, 4.0, 2.0, 2.0), speeds=(1.0, 50.0, 100.0, 100.0))
+    assert measured.share(100) == 0.5
+
+
+def test_work_that_is_computed_from_other_work_is_so_run_by_run():
+    step, text = Measured((9.0, 4.0, 2.0)), Measured((9.0, 2.0, 1.0))
+    scaled = step.scale(lambda one, part: one + 3 * part, text)
+    assert (scaled.each, scaled.scaled) == ((36.0, 10.0, 5.0), True)
+    assert Measured((1.0, 2.0, 1.0)).times_faster(scaled) == 5
 
 
 # ------------------------------------------------------------------ all rows

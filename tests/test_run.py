@@ -19,6 +19,7 @@ from mini_benchmark import cfg_of
 import promptclip
 from promptclip import results, table
 from promptclip.cli import Console
+from promptclip.config import configs_dir
 from promptclip.errors import UserError
 from promptclip.lock import locked
 from promptclip.run import run
@@ -196,3 +197,31 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(mini, tmp_path
     with locked(folder):
         assert json.loads((folder / ".lock").read_text())["host"]
     assert run(cfg_of("ZeroshotCLIP", mini, folder))["metrics"]
+
+
+WITHOUT_COMPILER = """
+import sys
+from promptclip.cli import main
+status = main(sys.argv[1:])
+unneeded = {"torch._dynamo", "torchvision", "sympy", "scipy", "matplotlib", "sklearn", "timm"}
+sys.exit(f"status {status}, imported {unneeded & set(sys.modules)}" if status or
+         unneeded & set(sys.modules) else 0)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_imports_neither_torchvision_nor_pytorchs_compiler(tmp_path):
+    """They took half of the time from the start to the first step."""
+    recipe = configs_dir() / "trainers" / "DAPT" / "tiny.yaml"
+    data = configs_dir() / "datasets" / "emoji.yaml"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", WITHOUT_COMPILER, "train", "--trainer", "DAPT"),
+            *("--config-file", str(recipe), "--dataset-config-file", str(data)),
+            *("--output-dir", str(tmp_path), "--seed", "1"),
+            *("DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "2"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -6,13 +6,12 @@ import contextlib
 import io
 import logging
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from dassl.utils import setup_logger
 
 from promptclip.config import configs_dir
 from promptclip.feature_cache import instead
-from speed.bench import QUICK, Bench
-from speed.measure import Measured
+from speed.bench import QUICK, Bench, Job
+from speed.measure import Measured, Piece
 from speed.table import MILLISECONDS, PERCENT, SECONDS, Row
 
 IMPORT = (
@@ -34,32 +33,43 @@ METRICS = {"loss": 1.0, "acc": 50.0}  # what an emptied step reports
 def overhead(bench: Bench) -> Iterator[Row]:
     """An epoch of CoOp over JPEG files with nothing in the place of its steps."""
     classes, shots = bench.sizes.classes[0], bench.sizes.shots
-    step = bench.step("CoOp", classes).ours
-    with bench.trainer("CoOp", bench.data(classes, train=shots), workers=True) as trainer:
-        decoding = bench.measure(lambda: _decode(trainer))
+    root = bench.data(classes, train=shots)
+    with ExitStack() as stack:
+        ((_, step),) = bench.pieces(Job("CoOp", classes), stack, {}, {})
+        trainer = stack.enter_context(bench.trainer("CoOp", root, workers=True))
+        trainer.train_loader_x.dataset.decode()
         trainer.before_train()
-        with logged(trainer.output_dir), instead(trainer, "forward_backward", _nothing):
-            epoch = bench.measure(trainer.run_epoch)
-            batches = len(trainer.train_loader_x)
-            empty: list[dict[str, Any]] = [{}] * bench.sizes.loop_steps
+        stack.enter_context(logged(trainer.output_dir))
+        stack.enter_context(instead(trainer, "forward_backward", _nothing))
+        batches, images = len(trainer.train_loader_x), len(trainer.train_loader_x.dataset)
+        empty: list[dict[str, Any]] = [{}] * bench.sizes.loop_steps
+
+        def loop() -> None:
             with instead(trainer, "train_loader_x", empty):
-                loop = bench.measure(trainer.run_epoch)
-    images = len(trainer.train_loader_x.dataset)
-    per_batch = _part(epoch, batches)
+                trainer.run_epoch()
+
+        took = bench.in_turn(
+            [
+                ("step", step),
+                ("epoch", Piece(trainer.run_epoch)),
+                ("decoding", Piece(lambda: _decode(trainer))),
+                ("loop", Piece(loop)),
+            ]
+        )
+    per_batch, per_step = took["epoch"].part(batches), took["loop"].part(len(empty))
     yield Row(
         "overhead",
         f"epoch of {images} JPEGs around the model, a batch",
         per_batch,
-        100 * per_batch.seconds / step.seconds,
+        100 * took["step"].times_faster(per_batch),
         PERCENT,
         f"CoOp step, {classes} classes",
-        step,
+        took["step"],
         target=5,
         at_most=True,
     )
-    yield Row("overhead", f"decoding of {images} JPEGs, once a run", decoding,
-              decoding.seconds, SECONDS)  # fmt: skip
-    per_step = _part(loop, len(empty))
+    yield Row("overhead", f"decoding of {images} JPEGs, once a run", took["decoding"],
+              took["decoding"].seconds, SECONDS)  # fmt: skip
     yield Row(
         "overhead",
         "the loop alone, a step",
@@ -79,10 +89,6 @@ def _decode(trainer: Any) -> None:
 
 def _nothing(batch: Any) -> dict[str, float]:
     return METRICS
-
-
-def _part(whole: Measured, parts: int) -> Measured:
-    return Measured(whole.seconds / parts, whole.bytes, whole.peak, whole.runs)
 
 
 @contextmanager
@@ -131,10 +137,9 @@ def start(bench: Bench) -> Iterator[Row]:
         (f"promptclip train on {shown} to its first step", train, 4 if full else None),
         ("import promptclip, nothing heavy in it", imported, 0.3),
     ):
-        run()  # fills the system's cache of files, and draws the pictures where they are not there
-        seconds = statistics.median(run() for _ in range(bench.repeat))
-        ours = Measured(seconds, 0, 0, bench.repeat)
-        yield Row("start", work, ours, seconds, SECONDS, target=limit, at_most=True)
+        # The first fills the system's cache of files, and draws pictures that are not there
+        ours = Measured(tuple(run() for _ in range(1 + bench.repeat)))
+        yield Row("start", work, ours, ours.seconds, SECONDS, target=limit, at_most=True)
 
 
 def seconds_to(line: str, *arguments: str) -> float:

@@ -1,27 +1,28 @@
 """Real trainers on generated data, and what their steps cost on either path.
 
-A trainer is built once, with what the textbook path needs, and taken on both paths in turn: the
-same weights, batch and prompts. Nothing is measured twice in a run.
+A trainer is built once, with what the textbook path needs, and taken on both paths: the same
+weights, batch and prompts. All that is compared with one another is done in turn (`speed.measure`),
+and nothing is measured twice in a run.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from promptclip import arithmetic
 from promptclip.clip.config import CLIPConfig
 from promptclip.config import build_cfg, configs_dir
-from promptclip.plugins import load_plugins
+from promptclip.plugins import load_plugins, methods
 from speed import pictures, weights
-from speed.measure import Measured, measure, product_speed
+from speed.measure import Key, Measured, Piece, in_turn
 from speed.operations import Counter
 from speed.work import Steps, Text, take
 
@@ -39,7 +40,7 @@ class Sizes:
     shots: int = 16  # of an epoch
     test_classes: int = 1000
     test_images: int = 5000
-    test_batches: tuple[int, int] = (3, 1)  # that are measured, of ours and of the textbook's
+    test_batches: tuple[int, int] = (2, 1)  # that are measured, of ours and of the textbook's
     loop_steps: int = 2000
     compiled: tuple[str, ...] = ("CoOp", "DAPT")  # methods whose steps are compiled
     product: int = 2048  # rows of the matrices that tell the machine's speed
@@ -72,21 +73,55 @@ QUICK = Sizes(
 SMALL_PICTURE = 32  # pixels, where nothing depends on what a picture costs to read
 
 
+TEXTBOOK = "textbook"
+
+
 @dataclass(frozen=True)
-class Compared:
-    """One piece of work on both paths.
+class Job:
+    """A training step, or the text tower forward and backward.
 
     Attributes:
-        difference: of results, relative; none where the textbook path was not taken.
-        share: of the machine's own speed in matrix products that ours reaches.
-        operations: that ours needs.
+        work: a method, or `TEXT`: CoOp's prompts, ended by a sum of features.
+        classes: how many.
+        precision: TRAINER.<METHOD>.PREC.
+        textbook: on the textbook path, too.
+        batch: pictures, if other than configured.
+        context: tokens that `TEXT` learns.
     """
 
-    ours: Measured
-    textbook: Measured | None
-    difference: dict[str, float]
-    share: float
-    operations: int
+    work: str
+    classes: int
+    precision: str = "fp32"
+    textbook: bool = False
+    batch: int = 0
+    context: int = 16
+
+
+TEXT = "text tower"
+
+
+class Way(NamedTuple):
+    """What was done, and how: in a precision of ours, or on the textbook path."""
+
+    work: str
+    how: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """Some work that was done in one way.
+
+    Attributes:
+        operations: that it needs, and
+        share: of the machine's own speed in matrix products that they reach; not of the textbook.
+        difference: of results from ours, relative; only of the textbook path.
+    """
+
+    took: Measured
+    operations: int = 0
+    share: float | None = None
+    difference: dict[str, float] = field(default_factory=dict)
 
 
 class Bench:
@@ -95,12 +130,13 @@ class Bench:
     Args:
         folder: for weights, pictures and runs.
         sizes: of the work.
-        repeat: runs of each piece of work.
+        repeat: rounds.
+        rows: that are wanted: what is compared in several of them is done once, in turn.
     """
 
-    def __init__(self, folder: Path, sizes: Sizes, repeat: int) -> None:
+    def __init__(self, folder: Path, sizes: Sizes, repeat: int, rows: Collection[str]) -> None:
         load_plugins()
-        self.folder, self.sizes, self.repeat = folder, sizes, repeat
+        self.folder, self.sizes, self.repeat, self.rows = folder, sizes, repeat, rows
         self._known: dict[Any, Any] = {}
 
     @cached_property
@@ -119,9 +155,9 @@ class Bench:
             self._known[key] = work()
         return self._known[key]
 
-    def measure(self, work: Callable[[], object], *, yardstick: bool = False) -> Measured:
+    def in_turn(self, pieces: Iterable[tuple[Key, Piece]]) -> dict[Key, Measured]:
         """See `speed.measure`."""
-        return measure(work, self.repeat, self.device, yardstick=yardstick)
+        return in_turn(pieces, self.repeat, self.device, self.sizes.product)
 
     # ------------------------------------------------------------- trainers
 
@@ -192,84 +228,107 @@ class Bench:
 
     # ---------------------------------------------------------------- steps
 
-    def step(self, method: str, classes: int, precision: str = "fp32", batch: int = 0) -> Compared:
-        """A training step, of `batch` pictures if that is given.
+    def family(self, work: str) -> dict[Way, Done]:
+        """A method's step, or the text tower, in all ways that the rows ask for.
 
-        The textbook path is taken in fp32; beyond `textbook_classes` its text tower's part is
-        scaled with the number of classes.
+        Beyond `textbook_classes` the textbook path's step is the one there, and its text tower's
+        part as much more as there are more classes.
         """
-        batch = 0 if batch == self.sizes.batch else batch
-        key = "step", method, classes, precision, batch
-        found: Compared = self.once(key, lambda: self._step(*key[1:]))
+        found: dict[Way, Done] = self.once(work, lambda: self._family(work))
         return found
 
-    def _step(self, method: str, classes: int, precision: str, batch: int) -> Compared:
-        few = self.sizes.textbook_classes
-        both = precision == "fp32" and classes <= few
-        with self.trainer(method, self.small(classes), precision=precision) as trainer:
-            found = self._compared(trainer, Steps(trainer, batch), both=both)
-        if precision == "fp32" and not both and classes in self.sizes.classes:
-            textbook = self.step(method, few, batch=batch).textbook
-            return replace(found, textbook=self._scaled(textbook, classes / few))
+    def _family(self, work: str) -> dict[Way, Done]:
+        few, classes = self.sizes.textbook_classes, [*self.sizes.classes]
+        row = "text" if work == TEXT else work.lower()
+        textbook = row in self.rows
+        scaled = [count for count in classes if count > few] if textbook else []
+        jobs = [
+            Job(work, count, precision, textbook and precision == "fp32" and count <= few)
+            for count in sorted({*classes, few} if scaled else classes)
+            for precision in ("fp32", *self._halves(work, count))
+        ]
+        if scaled and work != TEXT:
+            jobs.append(Job(TEXT, few, textbook=True))
+        found = self.compared(jobs)
+        for count in scaled:
+            step, text = (found[Way(one, TEXTBOOK, few)].took for one in (work, TEXT))
+            found[Way(work, TEXTBOOK, count)] = Done(_with_more(step, text, count / few - 1))
         return found
 
-    def text(self, classes: int, precision: str = "fp32", context: int = 16) -> Compared:
-        """The text tower forward and backward: CoOp's prompts, ended by a sum of features."""
-        key = "text", classes, precision, context
-        found: Compared = self.once(key, lambda: self._text(*key[1:]))
+    def _halves(self, work: str, classes: int) -> tuple[str, ...]:
+        """Precisions of half the width that the row `half` asks for.
+
+        With more classes than the first number only where the image tower does not learn: else its
+        part is the same again.
+        """
+        first = classes == self.sizes.classes[0]
+        learns_images = work != TEXT and methods()[work].Model.prompts_image
+        return self.precisions if "half" in self.rows and (first or not learns_images) else ()
+
+    def compared(self, jobs: Iterable[Job]) -> dict[Way, Done]:
+        """Do some work in turn, in all ways."""
+        counters: dict[Way, Counter] = {}
+        works: dict[Way, Steps | Text] = {}
+        with ExitStack() as stack:
+            took = self.in_turn(
+                piece for job in jobs for piece in self.pieces(job, stack, works, counters)
+            )
+        found = {}
+        for way, measured in took.items():
+            if counter := counters.get(way):
+                share = measured.share(counter.total)
+                found[way] = Done(measured, counter.total, share)
+            else:
+                found[way] = Done(measured, difference=works[way].difference())
         return found
 
-    def _text(self, classes: int, precision: str, context: int) -> Compared:
-        few = self.sizes.textbook_classes
-        both = precision == "fp32" and classes <= few
-        key = "TRAINER.COOP.N_CTX", context
-        with self.trainer("CoOp", self.small(classes), *key, precision=precision) as trainer:
-            found = self._compared(trainer, Text(trainer), both=both)
-        if precision == "fp32" and not both and classes in self.sizes.classes:
-            textbook = self.text(few, context=context).textbook
-            return replace(found, textbook=self._scaled(textbook, classes / few))
-        return found
+    def pieces(
+        self,
+        job: Job,
+        stack: ExitStack,
+        works: dict[Way, Steps | Text],
+        counters: dict[Way, Counter],
+    ) -> Iterator[tuple[Way, Piece]]:
+        """A job as work for `in_turn`: its trainer is built when the first piece is asked for.
+
+        Args:
+            job: what is to be done.
+            stack: closes the trainer.
+            works: is given the work of each piece.
+            counters: are given what counts the operations of ours.
+        """
+        few = self.small(job.classes)
+        if job.work == TEXT:
+            key = "TRAINER.COOP.N_CTX", job.context
+            trainer = stack.enter_context(self.trainer("CoOp", few, *key, precision=job.precision))
+            work: Steps | Text = Text(trainer)
+        else:
+            trainer = stack.enter_context(self.trainer(job.work, few, precision=job.precision))
+            work = Steps(trainer, job.batch)
+        clip, counter = trainer.model.clip, Counter()
+
+        def counted() -> None:
+            counter.total = 0
+            with counter.watching(clip):
+                work()
+
+        ours = Way(job.work, job.precision, job.classes)
+        works[ours], counters[ours] = work, counter
+        yield ours, Piece(counted, partial(work.ready, textbook=False), clip.dtype)
+        if job.textbook:
+            theirs = ours._replace(how=TEXTBOOK)
+            works[theirs] = work
+            yield theirs, Piece(work, partial(work.ready, textbook=True))
 
     def small(self, classes: int) -> Path:
         """A data set for steps on one batch: small pictures, a batch of them at least."""
         return self.data(classes, train=-(-32 // classes), pixels=SMALL_PICTURE)
 
-    def _compared(self, trainer: Any, work: Steps | Text, *, both: bool) -> Compared:
-        clip = trainer.model.clip
-        peak = product_speed(self.sizes.product, clip.dtype, self.device)
-        counter = Counter()
 
-        def counted() -> None:
-            counter.total = 0
-            work()
-
-        work.start(textbook=False)
-        with counter.watching(clip):
-            ours = self.measure(counted)
-        result, textbook, difference = work.results(), None, {}
-        if both:
-            work.start(textbook=True)
-            textbook = self.measure(work, yardstick=True)
-            difference = {
-                name: float((value - result[name]).abs().max() / value.abs().max())
-                for name, value in work.results().items()
-            }
-        share = counter.total / ours.seconds / peak
-        return Compared(ours, textbook, difference, share, counter.total)
-
-    def _scaled(self, few: Measured | None, times: float) -> Measured:
-        """Of a piece of work on the textbook path, with its text tower's part so often.
-
-        Raises:
-            RuntimeError: it was not measured.
-        """
-        text = self.text(self.sizes.textbook_classes).textbook
-        if few is None or text is None:
-            raise RuntimeError("the textbook path was not measured: expected few enough classes")
-        return replace(
-            few,
-            seconds=few.seconds + (times - 1) * text.seconds,
-            bytes=round(few.bytes + (times - 1) * text.bytes),
-            peak=round(few.peak + (times - 1) * text.bytes),
-            scaled=True,
-        )
+def _with_more(step: Measured, text: Measured, times: float) -> Measured:
+    """A step, and its text tower's part some more times, run by run."""
+    return replace(
+        step.scale(lambda one, part: one + times * part, text),
+        bytes=round(step.bytes + times * text.bytes),
+        peak=round(step.peak + times * text.bytes),
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from promptclip.clip.compiling import check_compiler
 from speed.bench import Bench
-from speed.measure import once
+from speed.measure import Piece
 from speed.table import Row, times
 from speed.work import Steps
 
@@ -25,10 +26,13 @@ def compiling(bench: Bench) -> Iterator[Row]:
         for precision in ("fp32", *bench.precisions):
             torch.compiler.reset()  # else the limit of variants is reached after some
             with bench.trainer(method, bench.small(classes), precision=precision) as trainer:
-                work = Steps(trainer)
-                plain = bench.measure(work)
-                trainer.model.clip.compile_blocks = True
-                first = once(work, bench.device)
-                yield times("compile", f"{method} step, {classes} classes, {precision}",
-                            bench.measure(work), plain, "not compiled",
-                            more={"seconds of the first step": first.seconds})  # fmt: skip
+                work, clip = Steps(trainer), trainer.model.clip
+                work.ready(textbook=False)
+                pieces = [
+                    (compiled, Piece(work, partial(setattr, clip, "compile_blocks", compiled)))
+                    for compiled in (False, True)
+                ]
+                plain, ours = bench.in_turn(pieces).values()
+                yield times("compile", f"{method} step, {classes} classes, {precision}", ours,
+                            plain, "not compiled",
+                            more={"seconds of the first step": ours.each[0]})  # fmt: skip

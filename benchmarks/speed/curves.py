@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from speed.bench import Bench, Compared
+from speed.bench import TEXT, TEXTBOOK, Bench, Job
 from speed.measure import Measured
 from speed.table import MEGABYTE
 
@@ -28,27 +29,38 @@ class Curve:
     at: list[int]
     took: list[Measured]
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return vars(self) | {"took": [one.as_json() for one in self.took]}
+
 
 def curves(bench: Bench) -> Iterator[Curve]:
     """All lines."""
     sizes = bench.sizes
     few = sizes.textbook_classes
-    text = f"text tower, {few} classes"
+    text = f"{TEXT}, {few} classes"
     classes = sorted({*sizes.curve_classes, *sizes.classes, sizes.many_classes})
-    yield from _both("classes", "text tower", classes, bench.text)
-    yield from _both("context tokens", text, sizes.curve_contexts, partial(bench.text, few, "fp32"))
+    yield from _both(bench, "classes", TEXT, classes,
+                     lambda n: Job(TEXT, n, textbook=n <= few))  # fmt: skip
+    yield from _both(bench, "context tokens", text, sizes.curve_contexts,
+                     lambda n: Job(TEXT, few, textbook=True, context=n))  # fmt: skip
     for method in ("CoOp", "DAPT"):
-        work, step = f"{method} step, {few} classes", partial(bench.step, method, few, "fp32")
-        yield from _both("images", work, sizes.curve_batches, step)
+        yield from _both(bench, "images", f"{method} step, {few} classes", sizes.curve_batches,
+                         partial(_step, method, few))  # fmt: skip
+
+
+def _step(method: str, classes: int, batch: int) -> Job:
+    return Job(method, classes, textbook=True, batch=batch)
 
 
 def _both(
-    over: str, work: str, at: Sequence[int], compared: Callable[[int], Compared]
+    bench: Bench, over: str, work: str, at: Sequence[int], job: Callable[[int], Job]
 ) -> Iterator[Curve]:
-    """Ours and, as far as it was taken, the textbook path."""
-    found = [(number, compared(number)) for number in at]
-    for name in ("ours", "textbook"):
-        points = [(number, getattr(one, name)) for number, one in found if getattr(one, name)]
+    """Ours and, as far as it is taken, the textbook path."""
+    found = [(number, way.how, done.took) for number in at
+             for way, done in bench.compared([job(number)]).items()]  # fmt: skip
+    for how, name in (("fp32", "ours"), (TEXTBOOK, TEXTBOOK)):
+        points = [(number, took) for number, its, took in found if its == how]
         yield Curve(over, f"{work}, {name}", *map(list, zip(*points, strict=True)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from torch.utils.data import DataLoader
 from promptclip.benchmark import PictureSet
 from promptclip.feature_cache import OFF, FeatureCache, identity, instead
 from speed.bench import Bench
-from speed.measure import Measured, once
+from speed.measure import Measured, Piece
 from speed.table import Row, times
 from speed.work import take
 
@@ -25,7 +28,7 @@ class Passes:
     """What tests of all pictures take; those that run the image tower are scaled to all batches.
 
     Attributes:
-        cold: no features are known.
+        cold: no features are known; by precision.
         cached: an earlier run has left the image features.
         again: a later test of the same run.
         textbook: as published.
@@ -33,57 +36,110 @@ class Passes:
         batches: of all pictures.
     """
 
-    cold: Measured
+    cold: dict[str, Measured]
     cached: Measured
     again: Measured
-    textbook: Measured | None
+    textbook: Measured
     text: Measured
     batches: int
 
 
-def passes(bench: Bench, precision: str = "fp32") -> Passes:
-    """Measure them once; the textbook's in fp32 alone."""
-    found: Passes = bench.once(("test", precision), lambda: _passes(bench, precision))
+def passes(bench: Bench) -> Passes:
+    """Measure them once, in turn; in half precision if that is wanted."""
+    found: Passes = bench.once("test", lambda: _passes(bench))
     return found
 
 
-def _passes(bench: Bench, precision: str) -> Passes:
+def _passes(bench: Bench) -> Passes:
     sizes = bench.sizes
-    per_class = sizes.test_images // sizes.test_classes
-    root = bench.data(sizes.test_classes, test=per_class)
-    cache = bench.folder / f"features-{precision}"
-    key = "TEST.FEATURE_CACHE", str(cache)
-    with bench.trainer("CoOp", root, *key, precision=precision, workers=True) as trainer:
-        whole, model = trainer.test_loader, trainer.model
-        ours, theirs = sizes.test_batches
+    ours, theirs = sizes.test_batches
+    half = bench.precisions if "half-test" in bench.rows else ()
+    with ExitStack() as stack:
+        trainers = {
+            precision: stack.enter_context(_trainer(bench, precision))
+            for precision in ("fp32", *half)
+        }
+        fp32 = trainers["fp32"]
+        number = len(fp32.test_loader)
+        _fill_cache(fp32)
+        took = bench.in_turn(
+            [
+                ("text", Piece(partial(_text, fp32), partial(_ready, fp32))),
+                *(
+                    (("cold", name), Piece(partial(_cold, one, ours), partial(_ready, one)))
+                    for name, one in trainers.items()
+                ),
+                ("cached", Piece(fp32.test, partial(_ready, fp32))),
+                ("again", Piece(fp32.test)),
+                (
+                    "textbook",
+                    Piece(
+                        partial(_as_published, fp32, theirs), partial(_ready, fp32, textbook=True)
+                    ),
+                ),
+            ]
+        )
+    text = took["text"]
 
-        def text() -> None:
-            model.forget()
-            with torch.no_grad():
-                model.current_text_features()
+    def whole(some: float, text: float) -> float:
+        return text + (some - text) * number / ours
 
-        text_features = bench.measure(text)
-        with first_batches(trainer, ours):
-            cold = once(trainer.test, bench.device)
-        rest = cold.seconds - text_features.seconds
-        seconds = text_features.seconds + rest * len(whole) / ours
-        cold = replace(cold, seconds=seconds, scaled=True, runs=ours)
+    return Passes(
+        {name: took["cold", name].scale(whole, text) for name in trainers},
+        took["cached"],
+        took["again"],
+        took["textbook"].scale(lambda some: some * number / theirs),
+        text,
+        number,
+    )
 
-        # What `cold` would have kept, had it gone through all pictures
-        its = identity(model.clip, whole, trainer.cfg)
-        features = torch.randn(len(whole.dataset), sizes.clip.embed_dim, dtype=model.clip.dtype)
-        if its is None:
-            raise RuntimeError("these pictures' features cannot be kept: expected a plain test set")
-        FeatureCache(cache).keep(its, features)
 
-        def cached() -> None:
-            trainer._features.clear()
-            trainer.test()
+def _trainer(bench: Bench, precision: str) -> AbstractContextManager[Any]:
+    sizes = bench.sizes
+    root = bench.data(sizes.test_classes, test=sizes.test_images // sizes.test_classes)
+    key = "TEST.FEATURE_CACHE", str(bench.folder / f"features-{precision}")
+    return bench.trainer("CoOp", root, *key, precision=precision, workers=True)
 
-        filled = bench.measure(cached)
-        again = bench.measure(trainer.test)
-        textbook = _as_published(trainer, theirs, len(whole)) if precision == "fp32" else None
-        return Passes(cold, filled, again, textbook, text_features, len(whole))
+
+def _ready(trainer: Any, *, textbook: bool = False) -> None:
+    """Choose the path, and know no features but those in the cache."""
+    take(trainer, textbook=textbook)
+    trainer._features.clear()
+
+
+def _fill_cache(trainer: Any) -> None:
+    """What a cold pass through all pictures would have kept."""
+    clip, loader = trainer.model.clip, trainer.test_loader
+    its = identity(clip, loader, trainer.cfg)
+    if its is None:
+        raise RuntimeError("these pictures' features cannot be kept: expected a plain test set")
+    features = torch.randn(len(loader.dataset), clip.config.embed_dim, dtype=clip.dtype)
+    FeatureCache(Path(trainer.cfg.TEST.FEATURE_CACHE)).keep(its, features)
+
+
+def _text(trainer: Any) -> None:
+    trainer.model.forget()
+    with torch.no_grad():
+        trainer.model.current_text_features()
+
+
+def _cold(trainer: Any, batches: int) -> None:
+    """Some batches, of which an empty cache knows nothing."""
+    with (
+        tempfile.TemporaryDirectory(dir=trainer.output_dir) as empty,
+        first_batches(trainer, batches),
+        _other_cache(trainer, empty),
+    ):
+        trainer.test()
+
+
+@contextmanager
+def _other_cache(trainer: Any, folder: str) -> Iterator[None]:
+    cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.TEST.FEATURE_CACHE = folder
+    with instead(trainer, "cfg", cfg):
+        yield
 
 
 @contextmanager
@@ -98,35 +154,28 @@ def first_batches(trainer: Any, count: int) -> Iterator[None]:
         yield
 
 
-def _as_published(trainer: Any, batches: int, all_batches: int) -> Measured:
+def _as_published(trainer: Any, batches: int) -> None:
+    """Some batches, with text features computed for every one of them."""
     inference = trainer.model_inference
 
     def forgetful(image: Any) -> Any:
         trainer.model.forget()
         return inference(image)
 
-    take(trainer, textbook=True)
-    cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.TEST.FEATURE_CACHE = OFF
-    trainer._features.clear()
     with ExitStack() as stack:
         stack.enter_context(first_batches(trainer, batches))
         stack.enter_context(instead(trainer, "model_inference", forgetful))
-        stack.enter_context(instead(trainer, "cfg", cfg))
-        found = once(trainer.test, trainer.device)
-    return replace(found, seconds=found.seconds * all_batches / batches, scaled=True, runs=batches)
+        stack.enter_context(_other_cache(trainer, OFF))
+        trainer.test()
 
 
 def test(bench: Bench) -> Iterator[Row]:
     """Against the textbook path as published."""
     found, sizes = passes(bench), bench.sizes
-    if found.textbook is None:
-        raise RuntimeError("the textbook path was not measured: expected fp32")
     what = f"CoOp, {sizes.test_classes} classes, {sizes.test_images} images: test pass"
     full = sizes.test_images >= 5000
     for name, ours, target in (
-        ("cold", found.cold, 2),
+        ("cold", found.cold["fp32"], 2),
         ("cached image features", found.cached, 50),
         ("again in the same run", found.again, None),
     ):

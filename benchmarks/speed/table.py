@@ -50,7 +50,8 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return asdict(self) | {"met": self.met}
+        other = None if self.other is None else self.other.as_json()
+        return asdict(self) | {"ours": self.ours.as_json(), "other": other, "met": self.met}
 
     def cells(self) -> tuple[str, ...]:
         """As printed, see `HEAD`."""
@@ -82,8 +83,8 @@ RIGHT = {"ours s", "other s", "figure", "target", "ours MB", "other MB", "share"
 
 
 def times(row: str, work: str, ours: Measured, other: Measured, against: str, **how: Any) -> Row:
-    """How many times faster ours is than another."""
-    return Row(row, work, ours, other.seconds / ours.seconds, TIMES, against, other, **how)
+    """How many times faster ours is than another, which was done in turn with it."""
+    return Row(row, work, ours, ours.times_faster(other), TIMES, against, other, **how)
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:

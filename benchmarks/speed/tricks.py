@@ -8,7 +8,8 @@ QuickGELU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from promptclip.clip.tokenizer import tokenize
 from promptclip.feature_cache import instead
 from promptclip.prompts import TextTokens, context_tokens
 from speed.bench import Bench
-from speed.measure import Measured
+from speed.measure import Measured, Piece
 from speed.passes import passes
 from speed.table import Row, times
 
@@ -33,41 +34,61 @@ def tricks(bench: Bench) -> Iterator[Row]:
     """Each trick, as how many times faster it makes its work."""
     few, many = bench.sizes.classes[0], bench.sizes.classes[-1]
     with bench.trainer("CoOp", bench.small(few), "TRAINER.COOP.N_CTX", N_CTX) as trainer:
-        plain = bench.measure(_text(trainer))
-        for trick, work, around in (
-            ("shared prefix", _text(trainer, _prefix_of_each_class(trainer)), nullcontext()),
-            ("cut suffix", _text(trainer, _all_positions(trainer)), nullcontext()),
-            ("text: last block for the read token", _text(trainer), _whole_last_block()),
-        ):
-            with around:
-                off = bench.measure(work)
-            yield _row(f"text tower, {few} classes: {trick}", plain, off)
+        clip, work = trainer.model.clip, _text(trainer)
+        without = {
+            "shared prefix": _text(trainer, _prefix_of_each_class(trainer)),
+            "cut suffix": _text(trainer, _all_positions(trainer)),
+            "last block for the read token": _inside(_whole_last_block, work),
+        }
         if bench.device.type == "cuda":
-            trainer.model.clip.record_text = False
-            yield _row(f"text tower, {few} classes: recorded as a CUDA graph", plain,
-                       bench.measure(_text(trainer)))  # fmt: skip
-            trainer.model.clip.record_text = True
+            off = partial(instead, clip, "record_text", False)
+            without["recorded as a CUDA graph"] = _inside(off, work)
+        yield from _rows(bench, f"text tower, {few} classes", work, without)
+        whole = partial(instead, Block, "forward", _whole_block(Block.forward))
         image = _image(trainer)
-        plain = bench.measure(image)
-        with instead(Block, "forward", _whole_block(Block.forward)):
-            off = bench.measure(image)
-        yield _row(f"image tower, {IMAGES} images: last block for the class token", plain, off)
+        without = {"last block for the class token": _inside(whole, image)}
+        yield from _rows(bench, f"image tower, {IMAGES} images", image, without)
     with bench.trainer("CoOp", bench.small(many), "TRAINER.COOP.N_CTX", N_CTX) as trainer:
-        plain = bench.measure(_text(trainer))
-        trainer.model.clip.memory_budget = 1  # byte: nothing is kept
-        yield _row(f"text tower, {many} classes: keep rather than recompute", plain,
-                   bench.measure(_text(trainer)))  # fmt: skip
-        trainer.model.clip.memory_budget = 0
+        clip, work = trainer.model.clip, _text(trainer)
         with instead(prompts, "TOKENS_AT_ONCE", 10**9):
             whole = _tokens(trainer)
-        yield _row(f"text tower, {many} classes: parts of some thousand tokens", plain,
-                   bench.measure(_text(trainer, (whole, trainer.model.text_prompter))))  # fmt: skip
+        nothing_kept = partial(instead, clip, "memory_budget", 1)  # byte
+        without = {
+            "keep rather than recompute": _inside(nothing_kept, work),
+            "parts of some thousand tokens": _text(trainer, (whole, trainer.model.text_prompter)),
+        }
+        yield from _rows(bench, f"text tower, {many} classes", work, without)
     found = passes(bench)
-    every_batch = (found.batches - 1) * found.text.seconds
-    for name, on in (("cold", found.cold), ("cached images", found.cached)):
-        off = Measured(on.seconds + every_batch, on.bytes, on.peak, on.runs, scaled=True)
+    cold = found.cold["fp32"]
+
+    def at_every_batch(one: float, text: float) -> float:
+        return one + (found.batches - 1) * text
+
+    for name, on in (("cold", cold), ("cached images", found.cached)):
+        off = on.scale(at_every_batch, found.text)
         yield _row(f"test pass, {name}: text features once", on, off)
-    yield _row("test pass: cache of image features", found.cached, found.cold)
+    yield _row("test pass: cache of image features", found.cached, cold)
+
+
+def _rows(
+    bench: Bench, what: str, work: Callable[[], None], without: dict[str, Callable[[], None]]
+) -> Iterator[Row]:
+    """Some work in turn with the same work without each of the tricks."""
+    plain, *others = bench.in_turn(
+        [(name, Piece(one)) for name, one in {"": work, **without}.items()]
+    ).values()
+    for name, off in zip(without, others, strict=True):
+        yield _row(f"{what}: {name}", plain, off)
+
+
+def _inside(
+    context: Callable[[], AbstractContextManager[None]], work: Callable[[], None]
+) -> Callable[[], None]:
+    def inside() -> None:
+        with context():
+            work()
+
+    return inside
 
 
 def _row(work: str, on: Measured, off: Measured) -> Row:

@@ -849,6 +849,12 @@ def _(w: World) -> list[Any]:
     return w.train()
 
 
+@case(AREA, "`COMPUTE.COMPILE True` without a compiler")
+def _(w: World) -> list[Any]:
+    w.env |= {"PATH": str(w.folder), "CC": None, "CXX": None}
+    return w.train("COMPUTE.COMPILE", True, "USE_CUDA", False)
+
+
 @case(AREA, "a number of processes that is none: `WORLD_SIZE=two`")
 def _(w: World) -> list[Any]:
     w.env["WORLD_SIZE"] = "two"

@@ -57,3 +57,41 @@ def test_tensorboard_files(make_trainer, tmp_path):
     content = events.read_bytes()
     for tag in (b"train/loss", b"train/acc", b"train/lr", b"test/accuracy"):
         assert tag in content
+
+
+def scalars(folder):
+    """What TensorBoard reads, by tag: steps and values."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+@pytest.mark.parametrize("owner", ["the class", "the object"])
+def test_steps_are_written_as_if_by_write_scalar(make_trainer, tmp_path, owner):
+    pytest.importorskip("tensorboard")
+    trainer = make_trainer(OPTIM__MAX_EPOCH=2)
+    trainer.train()
+    written, calls = scalars(tmp_path / "out" / "tensorboard"), {}
+
+    def write_scalar(tag, value, step=None):
+        calls.setdefault(tag, []).append((step, value))
+
+    trainer = make_trainer(OPTIM__MAX_EPOCH=2, OUTPUT_DIR=str(tmp_path / "own"))
+    if owner == "the class":
+        method = {"write_scalar": staticmethod(write_scalar)}
+        trainer.__class__ = type("WithItsOwn", (type(trainer),), method)
+    else:
+        trainer.write_scalar = write_scalar
+    trainer.train()
+    assert written.keys() == calls.keys() >= {"train/loss", "train/acc", "train/lr"}
+    for tag, expected in calls.items():
+        assert len(written[tag]) > 1 or not tag.startswith("train/")
+        assert [step for step, _ in written[tag]] == [step for step, _ in expected]
+        assert [value for _, value in written[tag]] == pytest.approx(
+            [value for _, value in expected], rel=1e-6
+        )

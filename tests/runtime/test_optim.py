@@ -1,5 +1,6 @@
 """Learning rates and optimisers."""
 
+import copy
 import math
 import warnings
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.optimizer import AVAI_OPTIMS
 from dassl.optim.radam import RAdam
 from torch import nn
 
@@ -121,10 +123,45 @@ def test_scheduler_state_is_plain_and_continues(values, stop, tmp_path):
 )
 def test_optimizers(name, kind, settings):
     optimizer = build_optimizer(nn.Linear(2, 2), optim_cfg(NAME=name))
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
+    assert type(optimizer).__name__ == kind.__name__
     (group,) = optimizer.param_groups
     for key, value in {"lr": 0.002, "weight_decay": 5e-4, **settings}.items():
         assert group[key] == value
+
+
+@pytest.mark.parametrize("name", AVAI_OPTIMS)
+def test_optimizers_step_as_those_of_pytorch(name):
+    ours = build_optimizer([nn.Parameter(torch.ones(3))], optim_cfg(NAME=name))
+    (group,) = ours.param_groups
+    kind = type(ours).__mro__[1]
+    settings = {key: group[key] for key in ("lr", "weight_decay")}
+    settings |= {key: group[key] for key in ("betas", "amsgrad", "momentum", "alpha")
+                 if key in group and kind is not RAdam}  # fmt: skip
+    theirs = kind([nn.Parameter(torch.ones(3))], **settings)
+    assert type(theirs) is kind is not type(ours)
+    for step in range(1, 9):
+        for optimizer in (ours, theirs):
+            (parameter,) = optimizer.param_groups[0]["params"]
+            optimizer.zero_grad()
+            ((parameter - step) ** 2 * torch.tensor([0.1, 1, 10])).sum().backward()
+            optimizer.step()
+        mine, expected = ours.state_dict(), theirs.state_dict()
+        assert mine["param_groups"] == expected["param_groups"]
+        torch.testing.assert_close(mine["state"], expected["state"], rtol=0, atol=0)
+        theirs.load_state_dict(copy.deepcopy(mine))  # else both would change one tensor
+    assert torch.equal(ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0])
+
+
+def test_hooks_of_an_optimizer_run():
+    parameter, seen = nn.Parameter(torch.ones(1)), []
+    optimizer = build_optimizer([parameter], optim_cfg(NAME="sgd"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("step"))
+    optimizer.register_state_dict_post_hook(lambda *_: seen.append("state"))
+    parameter.sum().backward()
+    optimizer.step()
+    optimizer.state_dict()
+    assert seen == ["step", "state"]
 
 
 def test_a_module_is_handed_over_whole():

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torchvision.transforms as T  # type: ignore[import-untyped]
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from dassl.data.datasets import build_dataset
 from dassl.data.datasets.base_dataset import Datum
 from dassl.data.samplers import build_sampler
-from dassl.data.transforms import INTERPOLATION_MODES, build_transform
+from dassl.data.transforms import build_transform
+from dassl.data.transforms.usual import RESAMPLING, Compose, Normalize, Resize, ToTensor
 from dassl.utils import read_image
 
 logger = logging.getLogger(__name__)
@@ -200,11 +200,11 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"cannot make {self.k_tfm} copies of an image without a transform")
-        mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
-        steps = [T.Resize(cfg.INPUT.SIZE, interpolation=mode), T.ToTensor()]
+        mode = RESAMPLING[cfg.INPUT.INTERPOLATION]
+        steps: list[Callable[[Any], Any]] = [Resize(cfg.INPUT.SIZE, mode), ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
-            steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
-        self.to_tensor = T.Compose(steps)
+            steps.append(Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
+        self.to_tensor = Compose(steps)
 
     def __len__(self) -> int:
         return len(self.data_source)

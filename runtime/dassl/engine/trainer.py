@@ -274,7 +274,8 @@ class TrainerBase:
             logger.info("tensorboard is not installed: no event files are written")
             return
         logger.info("Initialize tensorboard (log_dir=%s)", log_dir)
-        self._writer = SummaryWriter(log_dir=log_dir)
+        # With the queue of 10 that is usual, a quick loop waits for whatever writes it
+        self._writer = SummaryWriter(log_dir=log_dir, max_queue=1000)
 
     def close_writer(self) -> None:
         """Close TensorBoard's event file."""
@@ -289,6 +290,27 @@ class TrainerBase:
             self._open_writer(self._log_dir)
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
+
+    def _write_scalars(self, values: Mapping[str, float], global_step: int) -> None:
+        """Write several numbers of one step as a single event, at a third of the cost of three.
+
+        TensorBoard shows them as if they had been written by `write_scalar`, which is called for
+        each of them if a trainer has one of its own, or another writer.
+        """
+        own = getattr(self.write_scalar, "__func__", None) is not TrainerBase.write_scalar
+        if self._log_dir and not own:
+            self._open_writer(self._log_dir)
+        file = getattr(self._writer, "file_writer", None)
+        if own or file is None:
+            for tag, value in values.items():
+                self.write_scalar(tag, value, global_step)
+            return
+        from torch.utils.tensorboard.summary import scalar
+
+        whole, *others = (scalar(tag, value) for tag, value in values.items())
+        for other in others:
+            whole.MergeFrom(other)
+        file.add_summary(whole, global_step)
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
         """Train from an epoch, counted from 0, up to and without another."""
@@ -684,9 +706,8 @@ class _Progress:
         if (trainer.batch_idx + 1) % frequency == 0 or trainer.num_batches < frequency:
             self._log()
         step = trainer.epoch * trainer.num_batches + trainer.batch_idx
-        for name, meter in self.losses.meters.items():
-            trainer.write_scalar(f"train/{name}", meter.avg, step)
-        trainer.write_scalar("train/lr", trainer.get_current_lr(), step)
+        averages = {f"train/{name}": meter.avg for name, meter in self.losses.meters.items()}
+        trainer._write_scalars({**averages, "train/lr": trainer.get_current_lr()}, step)
         self.since = time.perf_counter()
 
     def _log(self) -> None:

@@ -1,24 +1,41 @@
 """Optimisers named in `OPTIM.NAME`."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn, optim
+from torch import nn, no_grad, optim
 from yacs.config import CfgNode
 
 from dassl.optim.radam import RAdam
 
+_WRAPPED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+
+
+def _never_compiled(kind: type[optim.Optimizer]) -> type[optim.Optimizer]:
+    """The same optimiser, for which PyTorch's compiler is not imported.
+
+    PyTorch wraps these methods to tell its compiler to leave them alone, and imports it for that,
+    in a second or more. What is wrapped computes the same; where a version of PyTorch wraps nothing
+    or otherwise, it stays as it is there.
+    """
+    plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
+    plain["step"] = no_grad()(inspect.unwrap(kind.step))
+    plain["__doc__"], plain["__module__"] = kind.__doc__, kind.__module__
+    return type(kind.__name__, (kind,), plain)
+
+
 # For each name: the class, and its arguments besides learning rate and weight decay.
 _OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], Callable[[CfgNode], dict[str, Any]]]]
 _OPTIMIZERS = {
-    "adam": (optim.Adam, lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2)}),
+    "adam": (_never_compiled(optim.Adam), lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2)}),
     "amsgrad": (
-        optim.Adam,
+        _never_compiled(optim.Adam),
         lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2), "amsgrad": True},
     ),
     "sgd": (
-        optim.SGD,
+        _never_compiled(optim.SGD),
         lambda cfg: {
             "momentum": cfg.MOMENTUM,
             "dampening": cfg.SGD_DAMPNING,
@@ -26,11 +43,14 @@ _OPTIMIZERS = {
         },
     ),
     "rmsprop": (
-        optim.RMSprop,
+        _never_compiled(optim.RMSprop),
         lambda cfg: {"momentum": cfg.MOMENTUM, "alpha": cfg.RMSPROP_ALPHA},
     ),
-    "radam": (RAdam, lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2)}),
-    "adamw": (optim.AdamW, lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2)}),
+    "radam": (_never_compiled(RAdam), lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2)}),
+    "adamw": (
+        _never_compiled(optim.AdamW),
+        lambda cfg: {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2)},
+    ),
 }
 
 AVAI_OPTIMS = list(_OPTIMIZERS)

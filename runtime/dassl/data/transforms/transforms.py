@@ -7,14 +7,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torchvision.transforms as T  # type: ignore[import-untyped]
-import torchvision.transforms.functional as F  # type: ignore[import-untyped]
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 from yacs.config import CfgNode
 
 from dassl.data.transforms.randaugment import RandAugment, RandAugment2, RandAugmentFixMatch
+from dassl.data.transforms.usual import (
+    RESAMPLING,
+    CenterCrop,
+    Compose,
+    Normalize,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +48,19 @@ AVAI_CHOICES = [
     "gaussian_blur",
 ]
 
-INTERPOLATION_MODES = {
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-    "nearest": InterpolationMode.NEAREST,
-}
+
+def __getattr__(name: str) -> Any:
+    # Third-party code imports this from here for torchvision's transforms; only then is that needed
+    if name == "INTERPOLATION_MODES":
+        return {mode: _theirs().InterpolationMode(mode) for mode in RESAMPLING}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _theirs() -> Any:
+    """Return torchvision's transforms, where one is needed: see `usual`."""
+    import torchvision.transforms  # type: ignore[import-untyped]
+
+    return torchvision.transforms
 
 
 class Random2DTranslation:
@@ -56,7 +71,7 @@ class Random2DTranslation:
         height: int,
         width: int,
         p: float = 0.5,
-        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+        interpolation: Image.Resampling = Image.Resampling.BILINEAR,
     ) -> None:
         self.height = height
         self.width = width
@@ -66,16 +81,12 @@ class Random2DTranslation:
     def __call__(self, img: Image.Image) -> Image.Image:
         """Return a picture of the target size."""
         if random.uniform(0, 1) > self.p:
-            return self._resize(img, self.height, self.width)
+            return Resize((self.height, self.width), self.interpolation)(img)
         height, width = round(self.height * 1.125), round(self.width * 1.125)
-        img = self._resize(img, height, width)
+        img = Resize((height, width), self.interpolation)(img)
         left = round(random.uniform(0, width - self.width))
         top = round(random.uniform(0, height - self.height))
         return img.crop((left, top, left + self.width, top + self.height))
-
-    def _resize(self, img: Image.Image, height: int, width: int) -> Image.Image:
-        resized: Image.Image = F.resize(img, [height, width], self.interpolation)
-        return resized
 
 
 class InstanceNormalization:
@@ -151,29 +162,29 @@ def build_transform(
     steps = list((_train_steps if is_train else _test_steps)(cfg.INPUT, chosen))
     for description, _ in steps:
         logger.info("+ %s", description)
-    return T.Compose([step for _, step in steps])
+    return Compose([step for _, step in steps])
 
 
 def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
-    size, mode = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
+    size, mode = cfg.SIZE, RESAMPLING[cfg.INTERPOLATION]
     if "random_crop" not in choices and "random_resized_crop" not in choices:
-        yield f"resize to {size[0]}x{size[1]}", T.Resize(size, interpolation=mode)
+        yield f"resize to {size[0]}x{size[1]}", Resize(size, interpolation=mode)
     if "random_translation" in choices:
         yield "random translation", Random2DTranslation(size[0], size[1])
     if "random_crop" in choices:
         padding = cfg.CROP_PADDING
-        yield f"random crop (padding = {padding})", T.RandomCrop(size, padding=padding)
+        yield f"random crop (padding = {padding})", _theirs().RandomCrop(size, padding=padding)
     if "random_resized_crop" in choices:
         scale = cfg.RRCROP_SCALE
         yield (
             f"random resized crop (size={size}, scale={scale})",
-            T.RandomResizedCrop(size, scale=scale, interpolation=mode),
+            RandomResizedCrop(size, scale=scale, interpolation=mode),
         )
     if "random_flip" in choices:
-        yield "random flip", T.RandomHorizontalFlip()
-    for policy in AutoAugmentPolicy:
-        if f"{policy.value}_policy" in choices:
-            yield f"{policy.value} policy", T.AutoAugment(policy)
+        yield "random flip", RandomHorizontalFlip()
+    for policy in ("imagenet", "cifar10", "svhn"):
+        if f"{policy}_policy" in choices:
+            yield f"{policy} policy", _theirs().AutoAugment(_theirs().AutoAugmentPolicy(policy))
     n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
     if "randaugment" in choices:
         yield f"randaugment (n={n}, m={m})", RandAugment(n, m)
@@ -185,14 +196,14 @@ def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
         b, c, s, h = cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H
         yield (
             f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})",
-            T.ColorJitter(brightness=b, contrast=c, saturation=s, hue=h),
+            _theirs().ColorJitter(brightness=b, contrast=c, saturation=s, hue=h),
         )
     if "randomgrayscale" in choices:
-        yield "random gray scale", T.RandomGrayscale(p=cfg.RGS_P)
+        yield "random gray scale", _theirs().RandomGrayscale(p=cfg.RGS_P)
     if "gaussian_blur" in choices:
-        blur = T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
+        blur = _theirs().RandomApply([_theirs().GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
         yield f"gaussian blur (kernel={cfg.GB_K})", blur
-    yield "to torch tensor of range [0, 1]", T.ToTensor()
+    yield "to torch tensor of range [0, 1]", ToTensor()
     if "cutout" in choices:
         holes, length = cfg.CUTOUT_N, cfg.CUTOUT_LEN
         yield f"cutout (n_holes={holes}, length={length})", Cutout(holes, length)
@@ -204,10 +215,10 @@ def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
 
 
 def _test_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
-    size, mode = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
-    yield f"resize the smaller edge to {max(size)}", T.Resize(max(size), interpolation=mode)
-    yield f"{size[0]}x{size[1]} center crop", T.CenterCrop(size)
-    yield "to torch tensor of range [0, 1]", T.ToTensor()
+    size, mode = cfg.SIZE, RESAMPLING[cfg.INTERPOLATION]
+    yield f"resize the smaller edge to {max(size)}", Resize(max(size), interpolation=mode)
+    yield f"{size[0]}x{size[1]} center crop", CenterCrop(size)
+    yield "to torch tensor of range [0, 1]", ToTensor()
     yield from _normalize_step(cfg, choices)
     yield from _instance_norm_step(choices)
 
@@ -215,7 +226,7 @@ def _test_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
 def _normalize_step(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
     if "normalize" in choices:
         mean, std = cfg.PIXEL_MEAN, cfg.PIXEL_STD
-        yield f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
+        yield f"normalization (mean={mean}, std={std})", Normalize(mean=mean, std=std)
 
 
 def _instance_norm_step(choices: Sequence[str]) -> Iterator[Step]:
