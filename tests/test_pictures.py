@@ -244,6 +244,7 @@ def test_what_cannot_be_used_is_named(kind: str, strict: bool, tmp_path: Path) -
     assert [trouble.path for trouble in decoded] == [str(path)]
 
 
+@pytest.mark.slow  # PyTorch waits five seconds for the workers of each
 def test_a_message_comes_whole_out_of_a_loader_worker(tmp_path: Path) -> None:
     good = saved(tmp_path / "good.png", COLOURS)
     for number, (kind, (make, why)) in enumerate(UNUSABLE.items()):

@@ -17,7 +17,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("path", ["fast", "textbook"])
+@pytest.mark.parametrize("path", ["fast", pytest.param("textbook", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_steps(method: str, name: str, path: str, tmp_path: Path, compare: Any) -> None:
     """Features, logits, terms and their gradients, at each of the recorded optimiser steps."""
