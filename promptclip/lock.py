@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 LEASE_FILE = ".lease"  # where nothing can be locked
+_LOOKS, _PAUSE = 25, 0.01  # at who holds a lock, and seconds between them
 
 
 class InUseError(UserError):
@@ -239,8 +240,11 @@ def _try(file: IO[Any], kind: int, start: int, length: int) -> bool:
 
 
 def _holder(path: str) -> str:
-    try:
-        holder = json.loads(Path(path).read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']} since {holder['start']}"
-    except (OSError, ValueError, LookupError, TypeError):  # it is just being written, or garbage
-        return "another process"
+    """Who holds a lock, by what it writes into the file as soon as it has it."""
+    for _ in range(_LOOKS):
+        try:
+            holder = json.loads(Path(path).read_text(encoding="utf-8"))
+            return f"process {holder['pid']} on {holder['host']} since {holder['start']}"
+        except (OSError, ValueError, LookupError, TypeError):  # just being written, or garbage
+            time.sleep(_PAUSE)
+    return "another process"

@@ -20,13 +20,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     faults.pytest_terminal_summary(terminalreporter)
 
 
+LOGGER = logging.getLogger("promptclip")
+BEFORE = LOGGER.level, list(LOGGER.handlers)
+
+
 @pytest.fixture(autouse=True)
 def quiet_again() -> Iterator[None]:
-    """Takes back what the command line does to logging."""
-    logger = logging.getLogger("promptclip")
-    before = logger.level, list(logger.handlers)
+    """Takes back what the command line does to logging, also in fixtures of a whole module."""
+    LOGGER.level, LOGGER.handlers = BEFORE[0], list(BEFORE[1])
     yield
-    logger.level, logger.handlers = before
+    LOGGER.level, LOGGER.handlers = BEFORE[0], list(BEFORE[1])
 
 
 @pytest.fixture(scope="session", autouse=True)

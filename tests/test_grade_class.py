@@ -104,6 +104,7 @@ def test_the_page_shows_this_sheet(graded):
 
     def plain(text):
         text = text.split(class_of_ten.START)[1].split(class_of_ten.END)[0]
+        text = re.sub(r"\(\w+(, \w+){7,}\)", "(METHODS)", text)  # to which other tests add
         return re.sub(r"/[^ ]*/configs", "configs", re.sub(r"[+-]?\d+\.\d+", "NUMBER", text))
 
     assert plain(page) == plain(class_of_ten.page(page, sheet))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PERIOD = 0.1  # seconds between two drawings, at least
 _SHARE = 0.01  # of the time that drawing may take
 _BAR = 50  # characters
+_ECHO = 2  # ... and what a terminal writes at the end of the last line for ctrl-C, on the same line
 
 # What both engines say of a batch, which the lines below show already.
 _BATCH = re.compile(r"epoch \[\d+/\d+\] batch \[\d+/\d+\] ")
@@ -158,7 +159,7 @@ class Screen:
         from rich.console import Group
         from rich.text import Text
 
-        width = self._console.width
+        width = self._console.width - _ECHO
         parts: list[RenderableType] = [_line(self._title, "bold")] if self._title else []
         for stretch in self._stretches:
             parts.append(_bar(stretch.share, width))

@@ -154,6 +154,7 @@ def _fail_to_open(number: int, folder: str, times: int) -> None:
 
 def _serve(said: str) -> None:
     import mini_benchmark  # noqa: F401
+    import numpy.random  # noqa: F401  # which numpy imports when it is first asked
 
     from promptclip import plugins, run, trainer  # noqa: F401
     from promptclip.stopping import SIGNALS
