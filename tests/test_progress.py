@@ -407,6 +407,8 @@ def test_ctrl_c_at_a_keyboard(train):
     terminal = Terminal(columns=40)
     command = [sys.executable, "-c", KEYBOARD, *train(epochs=10_000)]
     environment = grid_case.environment(TERM="xterm")
+    for name in ("COLUMNS", "LINES"):  # of the terminal of those who test, or of their runner
+        environment.pop(name, None)
     with subprocess.Popen(
         command, stdin=terminal.file, stdout=terminal.file, stderr=terminal.file, env=environment,
         start_new_session=True,

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from promptclip.errors import printable
 from promptclip.progress.amount import is_terminal
 from promptclip.progress.stretches import Stretch
+from promptclip.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -137,9 +139,13 @@ class Screen:
 
     @contextlib.contextmanager
     def _safely(self) -> Iterator[None]:
-        """No run is stopped by what is shown of it, whatever terminal or trainer it is."""
+        """No run is stopped by what is shown of it, whatever terminal or trainer it is.
+
+        A signal waits until all is drawn, so that what is on the screen is known and can be erased.
+        """
         try:
-            yield
+            with _undisturbed():
+                yield
         except OSError:
             self.gone = True
             self._close()
@@ -166,6 +172,15 @@ class Screen:
             parts += map(_line, _packed(stretch.facts(), width))
             parts += map(_line, _packed(stretch.numbers(), width))
         return Group(*parts or [Text()])
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Lines:
