@@ -12,8 +12,6 @@ and transformed as those of the run's own test, and the logits are those of `--e
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -29,6 +27,7 @@ from promptclip import pictures, plugins, prompt_file, results, run_file
 from promptclip.arithmetic import arranged
 from promptclip.config import saved_cfg
 from promptclip.errors import UserError
+from promptclip.progress.amount import unheard
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -256,19 +255,8 @@ def _unnoticed(seed: int) -> Iterator[None]:
     """Nothing is printed inside, and no random number drawn from the caller's generators."""
     from promptclip.trainer import own_draws
 
-    loggers = [logging.getLogger(name) for name in ("dassl", "promptclip")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            own_draws(seed),
-        ):  # the original Dassl prints
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with unheard(), own_draws(seed):
+        yield
 
 
 def _rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:

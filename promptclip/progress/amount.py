@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,21 @@ def silence(quiet: bool = True, *, brief: bool = False) -> Iterator[None]:
         if quiet or (brief and terminal is None):
             stack.enter_context(contextlib.redirect_stderr(cast(TextIO, _NoTerminal(sys.stderr))))
         yield
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Silence for a trainer that is built for its model: warnings alone are told."""
+    loggers = [logging.getLogger(name) for name in ("dassl", "promptclip")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with silence():  # the original Dassl prints
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:

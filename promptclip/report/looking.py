@@ -7,7 +7,6 @@ into the run's folder, and its pictures and weights must still be where they wer
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from yacs.config import CfgNode
 from promptclip import arithmetic, plugins, prompt_file, run_file
 from promptclip.config import saved_cfg
 from promptclip.errors import UserError
+from promptclip.progress.amount import unheard
 from promptclip.report.methods import Extra, extras
 from promptclip.report.source import Run, Setting, Source
 from promptclip.trainer import unit
@@ -127,7 +127,7 @@ def look_at(run: Run, root: str = "") -> Look:
     written = run_file.read(run.folder)
     if written is None:
         raise UserError(f"{run.folder} has no {run_file.RUN_FILE}, so its model cannot be loaded")
-    with tempfile.TemporaryDirectory() as own, _quietly():
+    with tempfile.TemporaryDirectory() as own, unheard():
         cfg = _configuration(written, run, root, own)
         try:
             return _seen(run, _loaded(run, written, cfg))
@@ -207,18 +207,3 @@ def _seen(run: Run, trainer: Any) -> Look:
         extras=extras(trainer, trainer.test_loader.dataset),
         **{name: torch.cat(parts) for name, parts in rows.items()},
     )
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """What trainers print on their way is kept from the terminal."""
-    loggers = [logging.getLogger(name) for name in ("dassl", "promptclip")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
