@@ -68,9 +68,16 @@ class Rows(nn.Module):
         return x.index_copy(-2, self.slots, learned.to(x.dtype)[..., self.numbers, :])
 
 
-# What a group of classes costs more than its tokens, as a number of tokens. A GPU is asked for some
-# eighty operations for each group and block, each of which takes longer to ask for than to compute.
-GROUP_COST = {"cuda": 2048}
+def group_cost(device: torch.device, dtype: torch.dtype) -> int:
+    """What a group of classes costs more than its tokens, as a number of tokens.
+
+    A GPU is asked for some eighty operations for each group and block, each of which takes longer
+    to ask for than to compute. A CPU computes some tokens in that time in half precision, few in
+    fp32.
+    """
+    if device.type == "cuda":
+        return 2048
+    return 0 if dtype == torch.float32 else 16
 
 
 def group_lengths(lengths: Sequence[int], cost: int) -> list[int]:
@@ -121,7 +128,7 @@ class OwnTokens(nn.Module):
     def __init__(self, clip: FrozenCLIP, sequences: Sequence[Sequence[int]], first: int) -> None:
         super().__init__()
         self.lengths = lengths = [len(sequence) for sequence in sequences]
-        padded = group_lengths(lengths, GROUP_COST.get(clip.device.type, 0))
+        padded = group_lengths(lengths, group_cost(clip.device, clip.dtype))
         self.groups = [(count, length) for length, count in sorted(Counter(padded).items())]
         filled = [[*row, *[0] * (n - len(row))] for row, n in zip(sequences, padded, strict=True)]
         self.rows = Rows(clip, torch.tensor([*chain.from_iterable(filled)]))

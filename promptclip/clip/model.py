@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from promptclip.prompts import TextTokens
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+_GAIN = 1.702  # of QuickGELU
 _OF_TEXT = ("text_", "token_embedding", "ln_final", "logit_scale")  # tensors of the text tower
 
 
@@ -118,16 +119,25 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
+        # x * sigmoid(1.702 x) is silu(1.702 x) / 1.702. In half precision the weights around it
+        # bear the numbers: four passes less, and two roundings. In fp32 weights stay what they are.
+        self.gain_in_weights = activation == "quick_gelu" and dtype != torch.float32
+        gain = _GAIN if self.gain_in_weights else 1.0
         self.ln_1 = LayerNorm(weights, f"{prefix}.ln_1", dtype)
         self.ln_2 = LayerNorm(weights, f"{prefix}.ln_2", dtype)
-        for name, key in {
-            "in": "attn.in_proj_",
-            "out": "attn.out_proj.",
-            "fc": "mlp.c_fc.",
-            "proj": "mlp.c_proj.",
-        }.items():
-            self.register_buffer(f"{name}_weight", weights[f"{prefix}.{key}weight"].to(dtype))
-            self.register_buffer(f"{name}_bias", weights[f"{prefix}.{key}bias"].to(dtype))
+
+        def keep(name: str, key: str, gain: float = 1.0) -> None:
+            tensor = weights[f"{prefix}.{key}"]
+            self.register_buffer(name, (tensor if gain == 1 else tensor.float() * gain).to(dtype))
+
+        keep("in_weight", "attn.in_proj_weight")
+        keep("in_bias", "attn.in_proj_bias")
+        keep("out_weight", "attn.out_proj.weight")
+        keep("out_bias", "attn.out_proj.bias")
+        keep("fc_weight", "mlp.c_fc.weight", gain)
+        keep("fc_bias", "mlp.c_fc.bias", gain)
+        keep("proj_weight", "mlp.c_proj.weight", 1 / gain)
+        keep("proj_bias", "mlp.c_proj.bias")
 
     def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Parts `first`..`last` of (query, key, value), each [..., heads, L, D / heads]."""
@@ -153,11 +163,12 @@ class Block(nn.Module):
         attended = attended.transpose(-2, -3).flatten(-2)
         x = x + F.linear(attended, self.out_weight, self.out_bias)
         hidden = F.linear(self.ln_2(x), self.fc_weight, self.fc_bias)
-        if self.activation == "quick_gelu":
-            # x * sigmoid(1.702 x), in the form that keeps one tensor for the backward pass
-            hidden = F.silu(hidden.mul_(1.702)).div_(1.702)
-        else:
+        if self.activation != "quick_gelu":
             hidden = F.gelu(hidden)
+        elif self.gain_in_weights:
+            hidden = F.silu(hidden)
+        else:  # in the form that keeps one tensor for the backward pass
+            hidden = F.silu(hidden.mul_(_GAIN)).div_(_GAIN)
         return x + F.linear(hidden, self.proj_weight, self.proj_bias)
 
     def forward(

@@ -162,7 +162,8 @@ def _block(
         [..., T, D], or [..., C, D] with `read`.
     """
     query, key, value = block.queries_keys_values(block.ln_1(x), read)
-    query = query * query.shape[-1] ** -0.5
+    # Head by head in memory: products in half precision copy anything else, forward and backward
+    query = query.contiguous() * query.shape[-1] ** -0.5
     to_prefix = query @ prefix_key.transpose(-1, -2)
     batch = to_prefix.shape[:-2]  # prompts of each image differ from the prefix on, [B, heads]
     # Split at once: the gradient of a slice would be a tensor of zeros as large as the whole

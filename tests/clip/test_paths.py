@@ -165,6 +165,10 @@ def test_activation_is_the_models(activation, tiny_state_dict):
     }[activation]
     expected = residual + expected @ block.proj_weight.T + block.proj_bias
     torch.testing.assert_close(block.finish(x, attended), expected)
+    for precision, near in (("fp16", 2e-3), ("bf16", 2e-2)):  # some bear a number in their weights
+        half = FrozenCLIP(tiny_state_dict, config, precision=precision)
+        found = half.visual_blocks[0].finish(x.to(half.dtype), attended.to(half.dtype))
+        assert (found.float() - expected).abs().max() < near * expected.abs().max()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from random_clip import TINY, random_state_dict
 from torch import Tensor
 
-from promptclip import memory
+from promptclip import memory, prompts
 from promptclip.clip import shared_prefix
 from promptclip.clip.model import FrozenCLIP
-from promptclip.prompts import GROUP_COST, LayerTokens, TextContext, group_lengths
+from promptclip.prompts import LayerTokens, TextContext, group_lengths
 
 NAMES = ["cat", "golden retriever", "dog", "yellow lady slipper orchid", "sea", "jet", "oak tree"]
 NONE, AMPLE = 1.0, 1e12  # budgets in bytes
@@ -61,11 +61,24 @@ CASES = {
 @pytest.mark.parametrize("budget", [NONE, AMPLE])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_equals_the_textbook_path(case, budget, cost, monkeypatch):
-    monkeypatch.setitem(GROUP_COST, "cpu", cost)
+    monkeypatch.setattr(prompts, "group_cost", lambda device, dtype: cost)
     ours = run(clip(memory_budget=budget), **case)
     theirs = run(clip(textbook=True), **case)
     for mine, textbook in zip(ours, theirs, strict=True):
         assert (mine - textbook).abs().max() < 1e-5 * textbook.abs().max()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "amp"])
+def test_few_groups_in_half_precision(precision, monkeypatch):
+    """On a CPU names of several lengths are padded to one, and read where they end."""
+    monkeypatch.setattr(prompts, "TOKENS_AT_ONCE", 100)
+    own = TextContext(clip(precision=precision), NAMES, n_ctx=4).tokens.parts
+    plain = TextContext(clip(), NAMES, n_ctx=4).tokens.parts
+    assert sum(len(part.groups) for part in own) < sum(len(part.groups) for part in plain)
+    for mine, textbook in zip(
+        run(clip(precision=precision)), run(clip(precision=precision, textbook=True)), strict=True
+    ):
+        assert torch.cosine_similarity(mine.float(), textbook.float()).min() > 0.999
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
