@@ -17,6 +17,7 @@ from random_clip import TINY, random_state_dict
 from speed import measure, tricks, weights
 from speed.measure import Measured, Piece, in_turn
 from speed.operations import Counter, image_operations, text_operations
+from speed.products import Products
 from speed.table import SECONDS, Row, lines
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,7 +32,7 @@ ROOT = Path(promptclip.__file__).parent.parent
 NAMES = ["dog", "fire engine", "a very long name indeed", "ox"]
 ROWS = {
     *("text", "coop", "cocoop", "dapt", "upt", "dpt"),
-    *("test", "half", "half-test", "scale", "overhead", "start", "tricks"),
+    *("test", "half", "half-test", "products", "scale", "overhead", "start", "tricks"),
 }
 
 
@@ -73,6 +74,18 @@ def test_image_operations(depth, clip):
 def test_image_operations_without_prompts(clip):
     image = torch.randn(2, 3, TINY.image_size, TINY.image_size)
     assert image_operations(TINY, 2) == counted(lambda: clip.encode_image(image))
+
+
+def test_products_alone_are_all_that_the_work_has(clip):
+    context = TextContext(clip, NAMES, n_ctx=4)
+
+    def work():
+        clip.encode_text(context.tokens, context).sum().backward()
+
+    with sdpa_kernel(SDPBackend.MATH):
+        alone = Products(work)
+    context.zero_grad()
+    assert counted(alone) == counted(work)
 
 
 def test_prompts_in_upper_layers_need_no_gradient_below(clip):

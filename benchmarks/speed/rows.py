@@ -9,6 +9,7 @@ from speed.around import overhead, start
 from speed.bench import FULL, TEXT, TEXTBOOK, Bench, Job, Way
 from speed.compiling import compiling
 from speed.passes import passes, test
+from speed.products import products
 from speed.table import GIGABYTES, TIMES, Row, times
 from speed.tricks import tricks
 
@@ -113,6 +114,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "half": half,
     "half-test": half_test,
     "compile": compiling,
+    "products": products,
     "scale": scale,
     "overhead": overhead,
     "start": start,
