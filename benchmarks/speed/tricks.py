@@ -1,8 +1,8 @@
 """What each trick gives: the same work with it alone switched off.
 
 Not here: that frozen weights get no gradients (they are buffers: nothing could compute any), that
-few-shot pictures are decoded once (`overhead` measures the decoding), and the in-place form of
-QuickGELU.
+few-shot pictures are decoded once (`overhead` measures the decoding), and the in-place form of the
+blocks' MLPs.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from promptclip.clip import shared_prefix
 from promptclip.clip.attention import attention
 from promptclip.clip.compiling import Arguments, Result, compiled
 from promptclip.clip.config import CLIPConfig
+from promptclip.clip.mlp import GAIN, FrozenMLP
 from promptclip.errors import UserError
 from promptclip.tensor_file import tensors_hash
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from promptclip.prompts import TextTokens
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
-_GAIN = 1.702  # of QuickGELU
 _OF_TEXT = ("text_", "token_embedding", "ln_final", "logit_scale")  # tensors of the text tower
 
 
@@ -119,10 +119,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
-        # x * sigmoid(1.702 x) is silu(1.702 x) / 1.702. In half precision the weights around it
-        # bear the numbers: four passes less, and two roundings. In fp32 weights stay what they are.
-        self.gain_in_weights = activation == "quick_gelu" and dtype != torch.float32
-        gain = _GAIN if self.gain_in_weights else 1.0
+        # In half precision the weights around QuickGELU bear its number: four passes less, and two
+        # roundings. In fp32 weights stay what they are.
+        gain = GAIN if activation == "quick_gelu" and dtype != torch.float32 else 1.0
+        self.gain = GAIN / gain
         self.ln_1 = LayerNorm(weights, f"{prefix}.ln_1", dtype)
         self.ln_2 = LayerNorm(weights, f"{prefix}.ln_2", dtype)
 
@@ -162,14 +162,14 @@ class Block(nn.Module):
         """Residual sum of the attention's output [..., heads, L, D / heads], then the MLP."""
         attended = attended.transpose(-2, -3).flatten(-2)
         x = x + F.linear(attended, self.out_weight, self.out_bias)
-        hidden = F.linear(self.ln_2(x), self.fc_weight, self.fc_bias)
-        if self.activation != "quick_gelu":
-            hidden = F.gelu(hidden)
-        elif self.gain_in_weights:
-            hidden = F.silu(hidden)
-        else:  # in the form that keeps one tensor for the backward pass
-            hidden = F.silu(hidden.mul_(_GAIN)).div_(_GAIN)
-        return x + F.linear(hidden, self.proj_weight, self.proj_bias)
+        return x + self._mlp(self.ln_2(x))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        maps = self.fc_weight, self.fc_bias, self.proj_weight, self.proj_bias
+        if self.activation == "quick_gelu":
+            result: Tensor = FrozenMLP.apply(x, *maps, self.gain)
+            return result
+        return F.linear(F.gelu(F.linear(x, *maps[:2])), *maps[2:])
 
     def forward(
         self, x: Tensor, *, causal: bool = False, read: Tensor | slice | None = None
