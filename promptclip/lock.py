@@ -89,20 +89,32 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: if it can be neither made nor written.
     """
     with contextlib.ExitStack() as held:
-        file = held.enter_context(_opened(folder))
-        try:
-            if not try_lock(file):
-                raise InUseError(
-                    f"{folder} is in use by {_holder(file.name)}; wait until it has finished, or "
-                    "give another --output-dir"
-                )
-        except NoLocksError as error:
-            log.warning("%s: %s takes the place of the lock", error, LEASE_FILE)
-            held.enter_context(_leased(folder))
+        while True:
+            file = held.enter_context(_opened(folder))
+            try:
+                if not try_lock(file):
+                    raise InUseError(
+                        f"{folder} is in use by {_holder(file.name)}; wait until it has finished, "
+                        "or give another --output-dir"
+                    )
+            except NoLocksError as error:
+                log.warning("%s: %s takes the place of the lock", error, LEASE_FILE)
+                held.enter_context(_leased(folder))
+                break
+            if _in_place(file):
+                break
         file.truncate(0)
         json.dump(_myself(), file)
         file.flush()
         yield
+
+
+def _in_place(file: IO[Any]) -> bool:
+    """Whether an open file is still the one of its name, which who held it may have taken away."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
 
 
 def _opened(folder: Path) -> IO[str]:
@@ -143,7 +155,7 @@ def _entered(file: Path) -> IO[bytes] | None:
             if not try_lock(opened):
                 log.info("Waiting for another process, which is at %s", file)
                 fcntl.lockf(opened, fcntl.LOCK_EX)
-            if file.exists() and os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+            if _in_place(opened):
                 return opened
         except FileNotFoundError:
             pass  # taken away between two looks

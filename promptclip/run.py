@@ -20,7 +20,7 @@ from promptclip import imbalance, plugins, results, run_file, trouble
 from promptclip.config import config_difference, config_hash
 from promptclip.errors import UserError, number_in_environment
 from promptclip.files import DamagedError
-from promptclip.lock import LOCK_FILE, locked
+from promptclip.lock import LEASE_FILE, LOCK_FILE, locked
 from promptclip.progress import screen
 from promptclip.progress.amount import silence
 from promptclip.progress.watch import around, watched
@@ -303,9 +303,13 @@ def traceless(folder: Path) -> Iterator[Callable[[], None]]:
         yield keep
     finally:
         if not kept and folder in made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                for file in (*folder.glob("log.txt*"), folder / LOCK_FILE):
-                    file.unlink(missing_ok=True)
+            # Unless another process was as quick, and is in the folder or has been
+            with contextlib.suppress(OSError, UserError):
+                with locked(folder):
+                    ours = {*folder.glob("log.txt*"), folder / LOCK_FILE}
+                    if {*folder.iterdir()} - {folder / LEASE_FILE} == ours:
+                        for file in ours:
+                            file.unlink()
                 for path in made:
                     path.rmdir()
 

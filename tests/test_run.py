@@ -22,7 +22,7 @@ from promptclip.cli import Console
 from promptclip.config import configs_dir
 from promptclip.errors import UserError
 from promptclip.lock import locked
-from promptclip.run import run
+from promptclip.run import run, traceless
 
 
 def tree(folder: Path) -> set[str]:
@@ -197,6 +197,29 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(mini, tmp_path
     with locked(folder):
         assert json.loads((folder / ".lock").read_text())["host"]
     assert run(cfg_of("ZeroshotCLIP", mini, folder))["metrics"]
+
+
+def test_who_is_refused_takes_nothing_from_one_that_was_quicker(tmp_path):
+    """Both found no folder, one made it."""
+    folder, root = tmp_path / "run", Path(promptclip.__file__).parent.parent
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with contextlib.ExitStack() as stack:
+        with traceless(folder):
+            other = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root))
+            stack.callback(other.kill)
+            assert other.stdout.readline() == b"held\n"
+            (folder / "log.txt").write_text("of the other")
+        assert tree(tmp_path) == {"run", "run/.lock", "run/log.txt"}
+        with pytest.raises(UserError, match="in use"), locked(folder):  # the same lock as before
+            pass
+
+
+def test_who_fails_takes_nothing_from_one_that_came_before(tmp_path):
+    folder = tmp_path / "run"
+    with traceless(folder), locked(folder):
+        (folder / "log.txt").write_text("of the other")
+        (folder / "result.json").write_text("{}")
+    assert tree(tmp_path) == {"run", "run/.lock", "run/log.txt", "run/result.json"}
 
 
 WITHOUT_COMPILER = """

@@ -189,3 +189,21 @@ def test_many_at_a_place_for_one(tmp_path, count):
     assert ends == [-signal.SIGKILL if way == "dies" else 0 for way in ways]
     assert counter.read_text() == "12"
     count("kills survived", 6)
+
+
+def test_a_lock_file_that_was_taken_away_is_made_anew(tmp_path, monkeypatch, count):
+    """Whoever leaves no trace removes it: it may be just then that another has opened it."""
+    opened, of_file = [], lock._opened
+
+    def open_too_early(folder: Path):
+        opened.append(of_file(folder))
+        if len(opened) == 1:
+            (folder / LOCK_FILE).unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(lock, "_opened", open_too_early)
+    with locked(tmp_path):
+        holder = json.loads((tmp_path / LOCK_FILE).read_text())
+        assert holder["pid"] == os.getpid()
+    assert len(opened) == 2
+    count("faults injected")
