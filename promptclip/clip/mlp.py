@@ -12,6 +12,11 @@ from torch.autograd.function import once_differentiable
 GAIN = 1.702  # QuickGELU is x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's activation as it is written down."""
+    return x * torch.sigmoid(GAIN * x)
+
+
 def added(new: Tensor, residual: Tensor) -> Tensor:
     """The sum, in the memory of `new` if that has the residual stream's type (not in "amp")."""
     return new.add_(residual) if new.dtype == residual.dtype else residual + new

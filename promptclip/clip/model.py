@@ -3,7 +3,7 @@
 The loops over blocks are explicit, so that a method says which prompt tokens enter which layer
 and nothing has to be patched. The text tower has two paths with equal results:
 
-* the textbook path pushes all 77 positions of every class through every block;
+* the textbook path pushes all 77 positions of every class through every block, as written down;
 * the fast path, `promptclip.clip.shared_prefix`.
 """
 
@@ -21,7 +21,7 @@ from promptclip.clip import shared_prefix
 from promptclip.clip.attention import attention, by_head
 from promptclip.clip.compiling import Arguments, Result, compiled
 from promptclip.clip.config import CLIPConfig
-from promptclip.clip.mlp import GAIN, FrozenMLP, added
+from promptclip.clip.mlp import GAIN, FrozenMLP, added, quick_gelu
 from promptclip.errors import UserError
 from promptclip.tensor_file import tensors_hash
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from promptclip.prompts import TextTokens
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 _OF_TEXT = ("text_", "token_embedding", "ln_final", "logit_scale")  # tensors of the text tower
 
 
@@ -116,11 +117,13 @@ class Block(nn.Module):
         heads: int,
         activation: str,
         dtype: torch.dtype,
+        textbook: bool,
     ) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
+        self.in_place = activation == "quick_gelu" and not textbook
         # The weights around QuickGELU bear its number: four passes over the widest tensors less
-        gain = GAIN if activation == "quick_gelu" else 1.0
+        gain = GAIN if self.in_place else 1.0
         self.ln_1 = LayerNorm(weights, f"{prefix}.ln_1", dtype)
         self.ln_2 = LayerNorm(weights, f"{prefix}.ln_2", dtype)
 
@@ -158,14 +161,12 @@ class Block(nn.Module):
         """Residual sum of the attention's output [..., heads, L, D / heads], then the MLP."""
         attended = attended.transpose(-2, -3).flatten(-2)
         x = added(F.linear(attended, self.out_weight, self.out_bias), x)
-        return self._mlp(x, self.ln_2(x))
-
-    def _mlp(self, residual: Tensor, x: Tensor) -> Tensor:
         maps = self.fc_weight, self.fc_bias, self.proj_weight, self.proj_bias
-        if self.activation == "quick_gelu":
-            result: Tensor = FrozenMLP.apply(residual, x, *maps)
+        if self.in_place:
+            result: Tensor = FrozenMLP.apply(x, self.ln_2(x), *maps)
             return result
-        return added(F.linear(F.gelu(F.linear(x, *maps[:2])), *maps[2:]), residual)
+        hidden = _ACTIVATIONS[self.activation](F.linear(self.ln_2(x), *maps[:2]))
+        return x + F.linear(hidden, *maps[2:])
 
     def forward(
         self, x: Tensor, *, causal: bool = False, read: Tensor | slice | None = None
@@ -183,9 +184,10 @@ def _blocks(
     heads: int,
     activation: str,
     dtype: torch.dtype,
+    textbook: bool,
 ) -> Any:  # a ModuleList forgets that its items are blocks
     return nn.ModuleList(
-        Block(weights, f"{prefix}.{i}", heads, activation, dtype) for i in range(layers)
+        Block(weights, f"{prefix}.{i}", heads, activation, dtype, textbook) for i in range(layers)
     )
 
 
@@ -263,6 +265,7 @@ class FrozenCLIP(nn.Module):
                 config.visual_heads,
                 config.activation,
                 self.dtype,
+                textbook,
             )
         else:
             visual.requires_grad_(False).to(self.dtype)
@@ -277,6 +280,7 @@ class FrozenCLIP(nn.Module):
             config.text_heads,
             config.activation,
             self.dtype,
+            textbook,
         )
         self.register_buffer("logit_scale", state_dict["logit_scale"].detach().float().exp())
         self.eval()

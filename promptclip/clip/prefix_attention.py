@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from promptclip.clip.attention import by_head
 
+_DENSE = torch.contiguous_format
 Groups = Sequence[tuple[int, int]]  # (classes, tokens of each) of runs with equally many tokens
 
 
@@ -60,8 +61,9 @@ class PrefixAttention(torch.autograd.Function):
         parts = list(_parts(asking, shared, groups, every=every))
         kept, received = [], []
         for part, mask in zip(parts, masks, strict=True):
-            mine = part.asking(query), part.own(key), part.own(value)
-            queries, keys, values = (one.contiguous() for one in mine)
+            queries = part.asking(query).contiguous()
+            # Never views, which would keep all that was projected
+            keys, values = (part.own(one).clone(memory_format=_DENSE) for one in (key, value))
             scores = queries @ keys.transpose(-1, -2)
             if mask is not None:
                 scores.masked_fill_(mask, float("-inf"))
