@@ -61,11 +61,20 @@ class Rows(nn.Module):
         fixed = self.fixed.expand(*learned.shape[:-2], -1, -1)
         return torch.cat([fixed, learned], -2)[..., self.index, :]
 
-    def replace(self, x: Tensor, learned: Tensor | None) -> Tensor:
-        """`x` [..., L, D] with its slots filled anew; `x` itself if there is nothing to fill."""
+    def replace(self, x: Tensor, learned: Tensor | None, first: int = 0) -> Tensor:
+        """Slots filled anew.
+
+        Args:
+            x: [..., L, D], in which these are the rows from `first`.
+            learned: the vectors, [M, D] or [B, M, D].
+            first: number of a row.
+
+        Returns:
+            As `x`; `x` itself if there is nothing to fill.
+        """
         if learned is None or not len(self.slots):
             return x
-        return x.index_copy(-2, self.slots, learned.to(x.dtype)[..., self.numbers, :])
+        return x.index_copy(-2, self.slots + first, learned.to(x.dtype)[..., self.numbers, :])
 
 
 def group_cost(device: torch.device, dtype: torch.dtype) -> int:
@@ -115,8 +124,10 @@ class OwnTokens(nn.Module):
             among them.
         lengths: of the sequences, without padding.
         positions: of the tokens in the text, [T].
-        ends: where the classes' end-of-text tokens are among these, [C].
-        causal: what no token may see of the tokens of its class, [L, L] for the longest.
+        first: position of the first, and how many stand before them.
+        ends: where the classes' end-of-text tokens are, counted from the text's start, [C].
+        causal: what no token may see of the tokens of its class, or of those before, [L, L] for
+            the longest.
         behind: what an end-of-text token may not see of them, [C, 1, L]; None without padding.
     """
 
@@ -127,35 +138,39 @@ class OwnTokens(nn.Module):
 
     def __init__(self, clip: FrozenCLIP, sequences: Sequence[Sequence[int]], first: int) -> None:
         super().__init__()
+        self.first = first
         self.lengths = lengths = [len(sequence) for sequence in sequences]
         padded = group_lengths(lengths, group_cost(clip.device, clip.dtype))
         self.groups = [(count, length) for length, count in sorted(Counter(padded).items())]
         filled = [[*row, *[0] * (n - len(row))] for row, n in zip(sequences, padded, strict=True)]
         self.rows = Rows(clip, torch.tensor([*chain.from_iterable(filled)]))
-        own = torch.arange(padded[-1])
+        own, longest = torch.arange(padded[-1]), torch.arange(max(padded[-1], first))
         last = torch.tensor(lengths) - 1
         behind = (own > last[:, None])[:, None] if padded != lengths else None
         for name, numbers in {
             "positions": torch.tensor([first + i for length in padded for i in range(length)]),
-            "ends": torch.tensor([0, *padded[:-1]]).cumsum(0) + last,
-            "causal": own > own[:, None],
+            "ends": first + torch.tensor([0, *padded[:-1]]).cumsum(0) + last,
+            "causal": longest > longest[:, None],
             "behind": behind,
         }.items():
             on_device = None if numbers is None else numbers.to(clip.device)
             self.register_buffer(name, on_device, persistent=False)
 
     def hidden(self, *, ends: bool) -> list[Tensor | None]:
-        """What the tokens of each group may not see of their class's, or only its end-of-text.
+        """What tokens may not see of their class's: those before, which are one, and each group.
 
-        Masks [L, L], or with `ends` [C, 1, L] or None.
+        Masks [L, L]; with `ends`, of what end-of-text tokens may not see, [C, 1, L] or None.
         """
-        longest = [length for _, length in self.groups]
+        lengths = [self.first, *(length for _, length in self.groups)]
         if not ends:
-            return [self.causal[:length, :length] for length in longest]
+            return [self.causal[:length, :length] for length in lengths]
         if self.behind is None:
-            return [None for _ in longest]
+            return [None for _ in lengths]
         masks = self.behind.split([classes for classes, _ in self.groups])
-        return [mask[..., :length] for mask, length in zip(masks, longest, strict=True)]
+        return [
+            None,
+            *(mask[..., :length] for mask, length in zip(masks, lengths[1:], strict=True)),
+        ]
 
 
 def _parts(sequences: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:

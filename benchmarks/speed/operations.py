@@ -42,7 +42,8 @@ def text_operations(
 
     total = linear * images * classes * width * config.embed_dim
     times, copies = (linear, images) if in_prefix else (1, 1)
-    total += times * copies * shared * (12 * layers - 9) * width**2
+    # Of the last block, keys and values only
+    total += times * copies * shared * (12 * layers - 10) * width**2
     total += (2 * times - 1) * copies * (layers - 1) * 2 * shared**2 * width
     for layer in range(layers):
         plain, last = layer == 0 and not in_own, layer == layers - 1

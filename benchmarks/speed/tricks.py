@@ -152,11 +152,12 @@ def _whole_last_block() -> AbstractContextManager[None]:
     block: Any = shared_prefix._block
 
     def whole(*arguments: Any) -> Tensor:
-        *most, groups, hidden, read = arguments
+        *most, shared, groups, hidden, read = arguments
         if read is not None:
+            lengths = [shared, *(length for _, length in groups)]
             hidden = [torch.ones(n, n, dtype=torch.bool, device=read.device).triu(1)
-                      for _, n in groups]  # fmt: skip
-        x: Tensor = block(*most, groups, hidden, None)
+                      for n in lengths]  # fmt: skip
+        x: Tensor = block(*most, shared, groups, hidden, None)
         return x if read is None else x[..., read, :]
 
     return instead(shared_prefix, "_block", whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,3 +23,16 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
         scores = scores.masked_fill(later, float("-inf"))
     attended: Tensor = scores.softmax(-1) @ value
     return attended
+
+
+def by_head(projected: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Views of what linear maps have made, head by head.
+
+    Args:
+        projected: one or several tensors [..., L, n, heads, d], of n maps each.
+
+    Yields:
+        What each of the maps has made, [..., heads, L, d].
+    """
+    for maps in projected:
+        yield from maps.movedim(-3, 0).transpose(-2, -3)

@@ -12,6 +12,16 @@ from torch.autograd.function import once_differentiable
 GAIN = 1.702  # QuickGELU is x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's activation as it is written down."""
+    return x * torch.sigmoid(GAIN * x)
+
+
+def added(new: Tensor, residual: Tensor) -> Tensor:
+    """The sum, in the memory of `new` if that has the residual stream's type (not in "amp")."""
+    return new.add_(residual) if new.dtype == residual.dtype else residual + new
+
+
 class FrozenMLP(torch.autograd.Function):
     """Keeps one tensor for the backward pass, and does in place what lies between the products.
 
@@ -22,43 +32,33 @@ class FrozenMLP(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        residual: Tensor,
         x: Tensor,
         fc_weight: Tensor,
         fc_bias: Tensor,
         proj_weight: Tensor,
         proj_bias: Tensor,
-        gain: float,
     ) -> Tensor:
-        """[..., D] -> [..., D].
+        """[..., D] and [..., D] -> [..., D].
 
         Args:
             ctx: of autograd.
+            residual: what the result is added to.
             x: what comes in.
-            fc_weight: of the first map, [4 D, D].
-            fc_bias: [4 D].
-            proj_weight: of the second map, [D, 4 D].
+            fc_weight: of the first map, `GAIN` times, [4 D, D].
+            fc_bias: likewise, [4 D].
+            proj_weight: of the second map, divided by `GAIN`, [D, 4 D].
             proj_bias: [D].
-            gain: `GAIN`; 1 if the weights bear it already.
         """
         hidden = F.linear(x, fc_weight, fc_bias)
-        if gain != 1:
-            hidden.mul_(gain)
-        ctx.gain = gain
         ctx.save_for_backward(hidden, fc_weight, proj_weight)
-        active = F.silu(hidden)
-        if gain != 1:
-            active.div_(gain)
-        return F.linear(active, proj_weight, proj_bias)
+        return added(F.linear(F.silu(hidden), proj_weight, proj_bias), residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of `x`."""
+        """The gradients of `residual` and `x`."""
         hidden, fc_weight, proj_weight = ctx.saved_tensors
-        grad = grad @ proj_weight
-        if ctx.gain != 1:
-            grad.div_(ctx.gain)
-        torch.ops.aten.silu_backward.grad_input(grad, hidden, grad_input=grad)
-        if ctx.gain != 1:
-            grad.mul_(ctx.gain)
-        return grad @ fc_weight, None, None, None, None, None
+        inner = grad.to(hidden.dtype) @ proj_weight
+        torch.ops.aten.silu_backward.grad_input(inner, hidden, grad_input=inner)
+        return grad, inner @ fc_weight, None, None, None, None

@@ -3,7 +3,7 @@
 The loops over blocks are explicit, so that a method says which prompt tokens enter which layer
 and nothing has to be patched. The text tower has two paths with equal results:
 
-* the textbook path pushes all 77 positions of every class through every block;
+* the textbook path pushes all 77 positions of every class through every block, as written down;
 * the fast path, `promptclip.clip.shared_prefix`.
 """
 
@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptclip.clip import shared_prefix
-from promptclip.clip.attention import attention
+from promptclip.clip.attention import attention, by_head
 from promptclip.clip.compiling import Arguments, Result, compiled
 from promptclip.clip.config import CLIPConfig
-from promptclip.clip.mlp import GAIN, FrozenMLP
+from promptclip.clip.mlp import GAIN, FrozenMLP, added, quick_gelu
 from promptclip.errors import UserError
 from promptclip.tensor_file import tensors_hash
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from promptclip.prompts import TextTokens
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 _OF_TEXT = ("text_", "token_embedding", "ln_final", "logit_scale")  # tensors of the text tower
 
 
@@ -116,13 +117,13 @@ class Block(nn.Module):
         heads: int,
         activation: str,
         dtype: torch.dtype,
+        textbook: bool,
     ) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
-        # In half precision the weights around QuickGELU bear its number: four passes less, and two
-        # roundings. In fp32 weights stay what they are.
-        gain = GAIN if activation == "quick_gelu" and dtype != torch.float32 else 1.0
-        self.gain = GAIN / gain
+        self.in_place = activation == "quick_gelu" and not textbook
+        # The weights around QuickGELU bear its number: four passes over the widest tensors less
+        gain = GAIN if self.in_place else 1.0
         self.ln_1 = LayerNorm(weights, f"{prefix}.ln_1", dtype)
         self.ln_2 = LayerNorm(weights, f"{prefix}.ln_2", dtype)
 
@@ -139,43 +140,39 @@ class Block(nn.Module):
         keep("proj_weight", "mlp.c_proj.weight", 1 / gain)
         keep("proj_bias", "mlp.c_proj.bias")
 
-    def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
-        """Parts `first`..`last` of (query, key, value), each [..., heads, L, D / heads]."""
-        width = x.shape[-1]
-        rows = slice(first * width, last * width)
-        parts = F.linear(x, self.in_weight[rows], self.in_bias[rows])
-        parts = parts.unflatten(-1, (last - first, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
-        return tuple(parts)
+    def project(self, x: Tensor, read: Tensor | slice | None = None) -> list[Tensor]:
+        """Queries, keys and values of normalised tokens [..., L, D].
 
-    def queries_keys_values(
-        self, x: Tensor, read: Tensor | slice | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of normalised tokens [..., L, D]; with `read`, queries of those positions only."""
+        Returns:
+            [..., L, 3, heads, D / heads]; with `read`, queries of those positions only,
+            [..., R, 1, heads, D / heads], and keys and values, [..., L, 2, heads, D / heads].
+        """
         if read is None:
-            query, key, value = self._project(x, 0, 3)
-        else:
-            (query,) = self._project(x[..., read, :], 0, 1)
-            key, value = self._project(x, 1, 3)
-        return query, key, value
+            return [self._project(x, 0, 3)]
+        return [self._project(x[..., read, :], 0, 1), self._project(x, 1, 3)]
+
+    def _project(self, x: Tensor, first: int, last: int) -> Tensor:
+        rows = slice(first * x.shape[-1], last * x.shape[-1])
+        maps = F.linear(x, self.in_weight[rows], self.in_bias[rows])
+        heads: Tensor = maps.unflatten(-1, (last - first, self.heads, -1))
+        return heads
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual sum of the attention's output [..., heads, L, D / heads], then the MLP."""
         attended = attended.transpose(-2, -3).flatten(-2)
-        x = x + F.linear(attended, self.out_weight, self.out_bias)
-        return x + self._mlp(self.ln_2(x))
-
-    def _mlp(self, x: Tensor) -> Tensor:
+        x = added(F.linear(attended, self.out_weight, self.out_bias), x)
         maps = self.fc_weight, self.fc_bias, self.proj_weight, self.proj_bias
-        if self.activation == "quick_gelu":
-            result: Tensor = FrozenMLP.apply(x, *maps, self.gain)
+        if self.in_place:
+            result: Tensor = FrozenMLP.apply(x, self.ln_2(x), *maps)
             return result
-        return F.linear(F.gelu(F.linear(x, *maps[:2])), *maps[2:])
+        hidden = _ACTIVATIONS[self.activation](F.linear(self.ln_2(x), *maps[:2]))
+        return x + F.linear(hidden, *maps[2:])
 
     def forward(
         self, x: Tensor, *, causal: bool = False, read: Tensor | slice | None = None
     ) -> Tensor:
         """[..., L, D] -> [..., L, D], or only the positions `read`."""
-        query, key, value = self.queries_keys_values(self.ln_1(x), read)
+        query, key, value = by_head(self.project(self.ln_1(x), read))
         attended = attention(query, key, value, causal=causal)
         return self.finish(x if read is None else x[..., read, :], attended)
 
@@ -187,9 +184,10 @@ def _blocks(
     heads: int,
     activation: str,
     dtype: torch.dtype,
+    textbook: bool,
 ) -> Any:  # a ModuleList forgets that its items are blocks
     return nn.ModuleList(
-        Block(weights, f"{prefix}.{i}", heads, activation, dtype) for i in range(layers)
+        Block(weights, f"{prefix}.{i}", heads, activation, dtype, textbook) for i in range(layers)
     )
 
 
@@ -267,6 +265,7 @@ class FrozenCLIP(nn.Module):
                 config.visual_heads,
                 config.activation,
                 self.dtype,
+                textbook,
             )
         else:
             visual.requires_grad_(False).to(self.dtype)
@@ -281,6 +280,7 @@ class FrozenCLIP(nn.Module):
             config.text_heads,
             config.activation,
             self.dtype,
+            textbook,
         )
         self.register_buffer("logit_scale", state_dict["logit_scale"].detach().float().exp())
         self.eval()

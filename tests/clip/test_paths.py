@@ -158,14 +158,18 @@ def test_activation_is_the_models(activation, tiny_state_dict):
     x = torch.randn(2, 5, TINY.visual_width)
     attended = torch.zeros(2, TINY.visual_heads, 5, TINY.visual_width // TINY.visual_heads)
     residual = x + block.out_bias
-    hidden = block.ln_2(residual) @ block.fc_weight.T + block.fc_bias
+    weights = {
+        name: tiny_state_dict[f"visual.transformer.resblocks.0.mlp.{name}"]
+        for name in ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias")
+    }
+    hidden = block.ln_2(residual) @ weights["c_fc.weight"].T + weights["c_fc.bias"]
     expected = {
         "quick_gelu": hidden * torch.sigmoid(1.702 * hidden),
         "gelu": torch.nn.functional.gelu(hidden),
     }[activation]
-    expected = residual + expected @ block.proj_weight.T + block.proj_bias
+    expected = residual + expected @ weights["c_proj.weight"].T + weights["c_proj.bias"]
     torch.testing.assert_close(block.finish(x, attended), expected)
-    for precision, near in (("fp16", 2e-3), ("bf16", 2e-2)):  # some bear a number in their weights
+    for precision, near in (("fp16", 2e-3), ("bf16", 2e-2)):
         half = FrozenCLIP(tiny_state_dict, config, precision=precision)
         found = half.visual_blocks[0].finish(x.to(half.dtype), attended.to(half.dtype))
         assert (found.float() - expected).abs().max() < near * expected.abs().max()

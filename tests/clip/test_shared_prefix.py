@@ -91,9 +91,9 @@ def test_parts_are_computed_again_where_the_budget_ends(monkeypatch):
     parts, counted = [], []
     own, saved_for_backward = shared_prefix._part, memory.saved_for_backward
 
-    def part(clip, tokens, *rest):
-        parts.append(tokens)
-        return own(clip, tokens, *rest)
+    def part(clip, tokens, own_tokens, learned):
+        parts.append(own_tokens)
+        return own(clip, tokens, own_tokens, learned)
 
     @contextmanager
     def counting(without):
@@ -139,8 +139,8 @@ def test_nothing_stays_behind(budget):
 
 def test_half_of_the_free_memory_is_the_budget_unless_one_is_given(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1000)
-    assert shared_prefix._Budget(clip(), []).left == 500
-    assert shared_prefix._Budget(clip(memory_budget=70), []).left == 70
+    assert shared_prefix._Budget(clip()).left == 500
+    assert shared_prefix._Budget(clip(memory_budget=70)).left == 70
 
 
 @pytest.mark.parametrize(
