@@ -154,8 +154,8 @@ def _block(
 
 
 def _joined(pieces: Sequence[Tensor], axis: int) -> Tensor:
-    """Along an axis, those before it as large as the largest."""
+    """Along an axis; pieces that are the same for all images as often as there are images."""
     if len(pieces) == 1:
         return pieces[0]
-    images = torch.broadcast_shapes(*(piece.shape[:axis] for piece in pieces))
+    images = max((piece.shape[:axis] for piece in pieces), key=len)  # none, or their number
     return torch.cat([piece.expand(*images, *piece.shape[axis:]) for piece in pieces], axis)
