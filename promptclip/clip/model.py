@@ -3,7 +3,7 @@
 The loops over blocks are explicit, so that a method says which prompt tokens enter which layer
 and nothing has to be patched. The text tower has two paths with equal results:
 
-* the textbook path pushes all 77 positions of every class through every block, one step after another;
+* the textbook path pushes all 77 positions of every class through every block, step by step;
 * the fast path, `promptclip.clip.shared_prefix`.
 """
 
