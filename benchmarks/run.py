@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import importlib.util
 import logging
 import os
 import sys
@@ -49,6 +50,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [name for name in args.rows if name not in ROWS]:
         parser.error(f"unknown rows {', '.join(unknown)}; known are {', '.join(ROWS)}")
+    if args.plot and importlib.util.find_spec("matplotlib") is None:  # now, not after hours
+        parser.error("--plot draws with matplotlib; pip install 'promptclip[plots]'")
     torch.set_num_threads(args.threads)
     gc.freeze()  # a collection before each measurement need not look at what was imported
     logging.disable(logging.INFO)  # the trainers tell what they build
@@ -87,8 +90,9 @@ def main() -> None:
                     f"{about['seconds']:6.0f} s  {row.work}: {row.figure:.3g} {row.unit}",
                     file=sys.stderr,
                 )
-        found += curves(bench) if args.plot else []
-        keep()
+        for curve in curves(bench) if args.plot else ():
+            found.append(curve)
+            keep()
     _print(about, rows, sizes)
     if args.plot:
         print(*draw(found, args.plot))

@@ -327,3 +327,18 @@ def test_an_unknown_row_is_refused():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown rows nonsense; known are text, coop" in done.stderr
+
+
+def test_what_plots_need_is_asked_for_before_anything_is_measured(tmp_path):
+    code = f"""
+import importlib.util, runpy, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: (
+    None if name == "matplotlib" else find_spec(name, *more))
+sys.argv = ["benchmarks/run.py", "--quick", "--plot", {str(tmp_path / "figures")!r}]
+sys.path.insert(0, "benchmarks")
+runpy.run_path("benchmarks/run.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--plot draws with matplotlib; pip install 'promptclip[plots]'" in done.stderr
