@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -70,9 +71,10 @@ def overhead(bench: Bench) -> Iterator[Row]:
     )
     yield Row("overhead", f"decoding of {images} JPEGs, once a run", took["decoding"],
               took["decoding"].seconds, SECONDS)  # fmt: skip
+    events = "" if importlib.util.find_spec("tensorboard") else ", without TensorBoard"
     yield Row(
         "overhead",
-        "the loop alone, a step",
+        f"the loop alone, a step{events}",
         per_step,
         1000 * per_step.seconds,
         MILLISECONDS,
