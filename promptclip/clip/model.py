@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from promptclip.clip import shared_prefix
 from promptclip.clip.attention import attention, by_head
-from promptclip.clip.compiling import Arguments, Result, compiled
+from promptclip.clip.compiling import compiled
 from promptclip.clip.config import CLIPConfig
 from promptclip.clip.mlp import GAIN, FrozenMLP, added, quick_gelu
 from promptclip.errors import UserError
@@ -204,7 +204,8 @@ class FrozenCLIP(nn.Module):
         half: what "amp" computes in; default bf16, which CPUs and recent GPUs have.
         memory_budget: bytes that the text tower may keep for its backward pass where there are
             many classes; 0 is half of what is free. Results do not depend on it.
-        compile_blocks: have `torch.compile` compile the blocks.
+        compile_blocks: have `torch.compile` compile the blocks; not on the text tower's fast path,
+            which it makes slower.
         graphs: on a GPU, record the text tower as a CUDA graph where it is computed in one part.
 
     Attributes:
@@ -293,10 +294,6 @@ class FrozenCLIP(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.token_embedding.device
-
-    def quick(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        """A function of blocks and tensors, compiled if that is asked for."""
-        return compiled(function) if self.compile_blocks else function
 
     @property
     def _through(self) -> Callable[..., Tensor]:

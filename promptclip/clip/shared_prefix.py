@@ -83,10 +83,10 @@ def _part(clip: FrozenCLIP, prompts: TextTokens, own: OwnTokens, learned: Learne
         prompts.prefix.embed(learned[0]) + clip.text_positions[prompts.prefix_positions],
         own.rows.embed(learned[0]) + clip.text_positions[own.positions],
     ]
-    last, through = len(clip.text_blocks) - 1, clip.quick(_block)
+    last = len(clip.text_blocks) - 1
     for layer, block in enumerate(clip.text_blocks):
-        x = through(block, pieces, own.first, own.groups, own.hidden(ends=layer == last),
-                    own.ends if layer == last else None)  # fmt: skip
+        x = _block(block, pieces, own.first, own.groups, own.hidden(ends=layer == last),
+                   own.ends if layer == last else None)  # fmt: skip
         if layer < last:
             x = prompts.prefix.replace(x, learned[layer + 1])
             pieces = [own.rows.replace(x, learned[layer + 1], own.first)]

@@ -13,6 +13,7 @@ from promptclip.clip.compiling import check_compiler
 from promptclip.clip.model import FrozenCLIP
 from promptclip.config import config_hash
 from promptclip.errors import UserError
+from promptclip.prompts import TextContext
 
 
 @pytest.mark.slow
@@ -31,6 +32,18 @@ def test_steps_are_equal(mini, tmp_path):
         assert trainer.model.clip.compile_blocks is on
     plain, compiled = found
     assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_the_fast_path_of_texts_is_left_as_it_is(monkeypatch):
+    def refuse(function):
+        raise RuntimeError("compiled")
+
+    monkeypatch.setattr("promptclip.clip.model.compiled", refuse)
+    clip = FrozenCLIP(random_state_dict(), TINY, compile_blocks=True)
+    context = TextContext(clip, ["cat", "oak tree"], n_ctx=2)
+    assert clip.encode_text(context.tokens, context).shape == (2, TINY.embed_dim)
+    with pytest.raises(RuntimeError, match="compiled"):
+        clip.encode_image(torch.zeros(1, 3, TINY.image_size, TINY.image_size))
 
 
 def test_off_unless_asked_for_and_part_of_the_hash(mini, tmp_path):
