@@ -40,8 +40,11 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder on a disk with room for every benchmark, however full the real one is."""
     monkeypatch.delenv("DATA", raising=False)
     (tmp_path / "data").mkdir()
+    roomy = shutil.disk_usage(tmp_path)._replace(free=10**12)
+    monkeypatch.setattr(data_get.shutil, "disk_usage", lambda path: roomy)
     return tmp_path / "data"
 
 
