@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 from collections import Counter as Tally
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from random_clip import TINY, random_state_dict
 from speed import measure, tricks, weights
+from speed.bench import QUICK, TEXT, TEXTBOOK, Bench, Job, Way
 from speed.measure import Measured, Piece, in_turn
 from speed.operations import Counter, image_operations, text_operations
 from speed.products import Products
@@ -327,6 +328,25 @@ def test_an_unknown_row_is_refused():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown rows nonsense; known are text, coop" in done.stderr
+
+
+@pytest.mark.parametrize("work", ["CoOp", TEXT])
+def test_each_path_is_measured_as_users_train_it(work, tmp_path):
+    bench, works = Bench(tmp_path, QUICK, 1, ["coop"]), {}
+    with ExitStack() as stack:
+        pieces = dict(bench.pieces(Job(work, 6, textbook=True), stack, works, {}))
+        assert [*pieces] == [*works] == [Way(work, "fp32", 6), Way(work, TEXTBOOK, 6)]
+        for one, textbook in zip(works.values(), (False, True), strict=True):
+            clip = one.trainer.model.clip
+            assert one.trainer.cfg.MODEL.EXACT_TEXTBOOK == clip.textbook == textbook
+            blocks = [*clip.text_blocks, *clip.visual_blocks]
+            assert all(block.in_place != textbook for block in blocks)
+        for piece in pieces.values():
+            piece.work()
+        ours, theirs = works.values()
+        assert max(theirs.difference(ours).values()) < 1e-5
+        ours.found = {name: 1.1 * value for name, value in ours.found.items()}
+        assert min(theirs.difference(ours).values()) > 0.05
 
 
 def test_what_plots_need_is_asked_for_before_anything_is_measured(tmp_path):

@@ -1,8 +1,8 @@
 """Real trainers on generated data, and what their steps cost on either path.
 
-A trainer is built once, with what the textbook path needs, and taken on both paths: the same
-weights, batch and prompts. All that is compared with one another is done in turn (`speed.measure`),
-and nothing is measured twice in a run.
+Each path has a trainer of its own, built as users build it, with the same weights, batch and
+prompts. All that is compared with one another is done in turn (`speed.measure`), and nothing is
+measured twice in a run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from promptclip.plugins import load_plugins, methods
 from speed import pictures, weights
 from speed.measure import Key, Measured, Piece, in_turn
 from speed.operations import Counter
-from speed.work import Steps, Text, take
+from speed.work import Steps, Text, Work
 
 
 @dataclass(frozen=True)
@@ -184,15 +184,17 @@ class Bench:
         root: Path,
         *overrides: object,
         precision: str = "fp32",
+        textbook: bool = False,
         workers: bool = False,
     ) -> Iterator[Any]:
-        """A method's trainer with its published settings, ready for either path.
+        """A method's trainer with its published settings.
 
         Args:
             method: registered name.
             root: of the data set.
             overrides: keys and values of the configuration.
             precision: TRAINER.<METHOD>.PREC.
+            textbook: MODEL.EXACT_TEXTBOOK.
             workers: as many loader processes as configured; else none, which is right for work on
                 one batch.
         """
@@ -211,7 +213,7 @@ class Bench:
                 output_dir=output,
                 overrides=[
                     *("MODEL.BACKBONE.NAME", str(self.weights), "INPUT.SIZE", (size, size)),
-                    *("MODEL.EXACT_TEXTBOOK", True, "VERBOSE", False),
+                    *("MODEL.EXACT_TEXTBOOK", textbook, "VERBOSE", False),
                     *(f"TRAINER.{method.upper()}.PREC", precision, *self.sizes.settings),
                     *(() if workers else ("DATALOADER.NUM_WORKERS", 0)),
                     *overrides,
@@ -220,7 +222,6 @@ class Bench:
             arithmetic.arrange(cfg)
             torch.manual_seed(1)
             trainer = build_trainer(cfg)
-            take(trainer, textbook=False)
             for tensor in trainer.model.buffers():
                 tensor.sum()  # the file is mapped: what is not read yet would count as needed later
             yield trainer
@@ -268,57 +269,65 @@ class Bench:
     def compared(self, jobs: Iterable[Job]) -> dict[Way, Done]:
         """Do some work in turn, in all ways."""
         counters: dict[Way, Counter] = {}
-        works: dict[Way, Steps | Text] = {}
+        works: dict[Way, Work] = {}
         with ExitStack() as stack:
             took = self.in_turn(
                 piece for job in jobs for piece in self.pieces(job, stack, works, counters)
             )
         found = {}
         for way, measured in took.items():
-            if counter := counters.get(way):
-                share = measured.share(counter.total)
-                found[way] = Done(measured, counter.total, share)
+            if way.how == TEXTBOOK:
+                ours = works[way._replace(how="fp32")]
+                found[way] = Done(measured, difference=works[way].difference(ours))
             else:
-                found[way] = Done(measured, difference=works[way].difference())
+                needed = counters[way].total
+                found[way] = Done(measured, needed, measured.share(needed))
         return found
 
     def pieces(
         self,
         job: Job,
         stack: ExitStack,
-        works: dict[Way, Steps | Text],
+        works: dict[Way, Work],
         counters: dict[Way, Counter],
     ) -> Iterator[tuple[Way, Piece]]:
-        """A job as work for `in_turn`: its trainer is built when the first piece is asked for.
+        """A job as work for `in_turn`: trainers are built when their piece is asked for.
 
         Args:
             job: what is to be done.
-            stack: closes the trainer.
+            stack: closes the trainers.
             works: is given the work of each piece.
             counters: are given what counts the operations of ours.
         """
-        few = self.small(job.classes)
-        if job.work == TEXT:
-            key = "TRAINER.COOP.N_CTX", job.context
-            trainer = stack.enter_context(self.trainer("CoOp", few, *key, precision=job.precision))
-            work: Steps | Text = Text(trainer)
-        else:
-            trainer = stack.enter_context(self.trainer(job.work, few, precision=job.precision))
-            work = Steps(trainer, job.batch)
-        clip, counter = trainer.model.clip, Counter()
+        ours, counter = Way(job.work, job.precision, job.classes), Counter()
+        work, clip = self._work(job, stack)
 
         def counted() -> None:
             counter.total = 0
             with counter.watching(clip):
                 work()
 
-        ours = Way(job.work, job.precision, job.classes)
         works[ours], counters[ours] = work, counter
-        yield ours, Piece(counted, partial(work.ready, textbook=False), clip.dtype)
+        yield ours, Piece(counted, dtype=clip.dtype)
         if job.textbook:
             theirs = ours._replace(how=TEXTBOOK)
-            works[theirs] = work
-            yield theirs, Piece(work, partial(work.ready, textbook=True))
+            works[theirs], _ = self._work(job, stack, textbook=True)
+            yield theirs, Piece(works[theirs])
+
+    def _work(self, job: Job, stack: ExitStack, *, textbook: bool = False) -> tuple[Work, Any]:
+        """What a job is, and the CLIP that does it."""
+        text = job.work == TEXT
+        trainer = stack.enter_context(
+            self.trainer(
+                "CoOp" if text else job.work,
+                self.small(job.classes),
+                *(("TRAINER.COOP.N_CTX", job.context) if text else ()),
+                precision=job.precision,
+                textbook=textbook,
+            )
+        )
+        work: Work = Text(trainer) if text else Steps(trainer, job.batch)
+        return work, trainer.model.clip
 
     def small(self, classes: int) -> Path:
         """A data set for steps on one batch: small pictures, a batch of them at least."""

@@ -27,7 +27,6 @@ def compiling(bench: Bench) -> Iterator[Row]:
             torch.compiler.reset()  # else the limit of variants is reached after some
             with bench.trainer(method, bench.small(classes), precision=precision) as trainer:
                 work, clip = Steps(trainer), trainer.model.clip
-                work.ready(textbook=False)
                 pieces = [
                     (compiled, Piece(work, partial(setattr, clip, "compile_blocks", compiled)))
                     for compiled in (False, True)

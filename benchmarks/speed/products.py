@@ -18,7 +18,7 @@ from speed.bench import TEXT, Bench, Job, Way
 from speed.measure import Piece
 from speed.operations import Counter
 from speed.table import Row, times
-from speed.work import Steps, Text
+from speed.work import Work
 
 WORKS = TEXT, "CoCoOp"  # small products: those of a batch of pictures are large
 _aten = torch.ops.aten
@@ -59,7 +59,7 @@ def products(bench: Bench) -> Iterator[Row]:
 def _pieces(
     bench: Bench, work: str, classes: int, stack: ExitStack, counters: dict[Way, Counter]
 ) -> Iterator[tuple[Way, Piece]]:
-    works: dict[Way, Steps | Text] = {}
+    works: dict[Way, Work] = {}
     for precision in ("fp32", *bench.precisions):
         for way, piece in bench.pieces(Job(work, classes, precision), stack, works, counters):
             yield way, piece

@@ -1,8 +1,7 @@
-"""Pieces of a trainer's work that can be done on either path."""
+"""Pieces of a trainer's work, of which the results can be compared between the paths."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def take(trainer: Any, *, textbook: bool) -> None:
-    """Send a trainer that was built for both through one of the paths."""
-    trainer.model.clip.textbook = textbook
+class Work:
+    """Work that gives results, which are the same on either path.
 
-
-class _Both:
-    """Work that gives results on either path, which shall be the same."""
+    Attributes:
+        trainer: whose work it is.
+        found: results of the first time, by name.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.found: dict[bool, dict[str, Tensor]] = {}  # by path
+        self.found: dict[str, Tensor] = {}
 
-    @property
-    def textbook(self) -> bool:
-        """Whether the textbook path is the one to come."""
-        on_textbook: bool = self.trainer.model.clip.textbook
-        return on_textbook
+    def __call__(self) -> None:
+        """Do it."""
+        raise NotImplementedError
 
-    def difference(self) -> dict[str, float]:
-        """Of the results on the two paths, relative to the largest of the textbook path's."""
-        ours, theirs = self.found[False], self.found[True]
+    def difference(self, ours: Work) -> dict[str, float]:
+        """Of the results from ours, relative to the largest of these."""
         return {
-            name: float((value - ours[name]).abs().max() / value.abs().max())
-            for name, value in theirs.items()
+            name: float((value - ours.found[name]).abs().max() / value.abs().max())
+            for name, value in self.found.items()
         }
 
 
-class Steps(_Both):
+class Steps(Work):
     """Training steps on one batch, each from where the one before came to.
 
-    The first on either path begins at the start, and its loss is the result.
+    The loss of the first is the result.
 
     Args:
         trainer: made ready for its first epoch.
@@ -52,6 +48,7 @@ class Steps(_Both):
     def __init__(self, trainer: Any, batch: int = 0) -> None:
         super().__init__(trainer)
         # else DAPT would push all training pictures through the image tower first
+        torch.manual_seed(2)
         means = F.normalize(torch.randn(trainer.num_classes, trainer.model.clip.config.embed_dim))
         save_file({"class_means": means}, Path(trainer.output_dir, "class_means.safetensors"))
         trainer.before_train()
@@ -60,25 +57,16 @@ class Steps(_Both):
         torch.manual_seed(2)
         whole = next(iter(trainer.train_loader_x))
         self.batch = {key: value[: batch or None] for key, value in whole.items()}
-        self._learned = {
-            name: copy.deepcopy(model.state_dict()) for name, model in trainer._models.items()
-        }
-
-    def ready(self, *, textbook: bool) -> None:
-        """Choose the path; before its first step, go back to the start and its draws."""
-        take(self.trainer, textbook=textbook)
-        if textbook not in self.found:
-            for name, state in self._learned.items():
-                self.trainer._models[name].load_state_dict(state)
-            torch.manual_seed(3)
 
     def __call__(self) -> None:
         """A step."""
+        if not self.found:
+            torch.manual_seed(3)  # what the first one draws
         loss = self.trainer.forward_backward(self.batch)["loss"]
-        self.found.setdefault(self.textbook, {"loss": torch.tensor(loss)})
+        self.found = self.found or {"loss": torch.tensor(loss)}
 
 
-class Text(_Both):
+class Text(Work):
     """Text features and their gradient.
 
     Args:
@@ -87,19 +75,15 @@ class Text(_Both):
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(trainer)
-        self.model = trainer.model
         torch.manual_seed(2)
-        size = trainer.num_classes, self.model.clip.config.embed_dim
+        size = trainer.num_classes, trainer.model.clip.config.embed_dim
         self.direction = torch.randn(size, device=trainer.device)
-
-    def ready(self, *, textbook: bool) -> None:
-        """Choose the path."""
-        take(self.trainer, textbook=textbook)
 
     def __call__(self) -> None:
         """Forward and backward."""
-        self.model.zero_grad()
-        features = self.model.text_features()
+        model = self.trainer.model
+        model.zero_grad()
+        features = model.text_features()
         (features * self.direction).sum().backward()
-        gradient = self.model.prompt_learner.ctx.grad.clone()
-        self.found[self.textbook] = {"features": features.detach(), "gradient": gradient}
+        gradient = model.prompt_learner.ctx.grad.clone()
+        self.found = self.found or {"features": features.detach(), "gradient": gradient}

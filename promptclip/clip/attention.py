@@ -8,15 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_AT_ONCE = 8  # images, or classes, of which all scores are in memory
+
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Softmax of scaled products times values, [..., L, d].
+    """Softmax of scaled products times values, [B, ..., L, d].
 
-    PyTorch's own kernel; but on a CPU in half precision the gradient of that one takes four times
-    as long as the products of matrices do that it consists of (docs/performance.md).
+    PyTorch's own kernel; but on a CPU in half precision that one takes longer than the products of
+    matrices do of which it consists, and its gradient four times as long (docs/performance.md).
     """
-    if query.device.type != "cpu" or query.dtype == torch.float32 or not query.requires_grad:
+    if query.device.type != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    parts = zip(*(one.split(_AT_ONCE) for one in (query, key, value)), strict=True)
+    return torch.cat([_written_out(*part, causal=causal) for part in parts])
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)

@@ -239,7 +239,7 @@ class FrozenCLIP(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.config, self.precision, self.textbook = config, precision, textbook
+        self.config, self.precision, self._textbook = config, precision, textbook
         self.memory_budget = memory_budget
         self.compile_blocks = compile_blocks
         self.record_text = graphs
@@ -289,6 +289,11 @@ class FrozenCLIP(nn.Module):
     def train(self, mode: bool = True) -> FrozenCLIP:
         """Stay in evaluation mode, whatever the model around asks for."""
         return super().train(False)
+
+    @property
+    def textbook(self) -> bool:
+        """Whether this takes the textbook path: for good, since its blocks are other ones."""
+        return self._textbook
 
     @property
     def device(self) -> torch.device:

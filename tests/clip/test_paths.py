@@ -221,11 +221,11 @@ def test_resnet_takes_no_prompts(tiny_state_dict):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_attention_with_gradient_in_half_precision(causal, precision):
+def test_attention_in_half_precision(causal, precision):
     torch.manual_seed(0)
-    exact = [torch.randn(2, 3, 7, 16, requires_grad=True) for _ in range(3)]
+    exact = [torch.randn(19, 3, 7, 16, requires_grad=True) for _ in range(3)]  # three parts
     half = [one.detach().to(precision).requires_grad_() for one in exact]
-    direction = torch.randn(2, 3, 7, 16)
+    direction = torch.randn(19, 3, 7, 16)
     results = []
     for parts in (half, exact):
         found = attention(*parts, causal=causal)
@@ -234,4 +234,4 @@ def test_attention_with_gradient_in_half_precision(causal, precision):
     for ours, theirs in zip(*results, strict=True):
         assert relative_difference(ours.float(), theirs) < 0.03
     with torch.no_grad():
-        assert relative_difference(attention(*half, causal=causal), results[0][0]) < 0.03
+        assert torch.equal(attention(*half, causal=causal), results[0][0])
